@@ -1,0 +1,208 @@
+"""All that the orchestrator can hear. Two closed unions, matched exhaustively.
+
+`WorkerEvent` is what a worker says (and goes over the wire as it is, inside a `StepReport`); `Event` is
+what the driver hands to the orchestrator. Tokens are not among them: they go straight to the front end.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, TokenId, WorkerId
+from diptych.domain.request import FinishReason, PromptLogprobs, Request, TokenOut
+from diptych.domain.worker import WorkerInfo, WorkerStats
+
+# ---------------------------------------------------------------- from a worker
+
+
+class Reserved(msgspec.Struct, frozen=True, tag="reserved"):
+    """The blocks are set aside."""
+
+    request_id: RequestId
+    attempt: int
+
+
+class ReserveRefused(msgspec.Struct, frozen=True, tag="reserve_refused"):
+    """There is no room now; nothing is held."""
+
+    request_id: RequestId
+    attempt: int
+    available_blocks: int
+
+
+class Leased(msgspec.Struct, frozen=True, tag="leased"):
+    """Block ids of the asked hashes up to the first that is gone (empty: no lease exists)."""
+
+    lease_id: LeaseId
+    block_ids: tuple[BlockId, ...]
+
+
+class PrefillStarted(msgspec.Struct, frozen=True, tag="prefill_started"):
+    """The first chunk is in a step. ``cached_tokens`` need no computing."""
+
+    request_id: RequestId
+    attempt: int
+    cached_tokens: int
+
+
+class PrefillDone(msgspec.Struct, frozen=True, tag="prefill_done"):
+    """KV of ``computed_tokens`` tokens stands in ``block_ids`` (own and borrowed); own blocks are now held
+    by the export lease. The first output token is in the same report."""
+
+    request_id: RequestId
+    attempt: int
+    block_ids: tuple[BlockId, ...]
+    computed_tokens: int
+
+
+class DecodeStarted(msgspec.Struct, frozen=True, tag="decode_started"):
+    """The sequence is able to decode here from now on; its copy, if any, is done."""
+
+    request_id: RequestId
+    attempt: int
+    copied_bytes: int = 0
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The last token is in the same report; nothing is held here any more but cached blocks."""
+
+    request_id: RequestId
+    attempt: int
+    finish_reason: FinishReason
+
+
+class Bounced(msgspec.Struct, frozen=True, tag="bounced"):
+    """Given back (KV pressure): nothing is held here any more; place it again with the tokens so far."""
+
+    request_id: RequestId
+    attempt: int
+    reason: str
+
+
+class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+    """Nothing of this attempt is held here, and no step touches its blocks."""
+
+    request_id: RequestId
+    attempt: int
+
+
+class BlocksCached(msgspec.Struct, frozen=True, tag="blocks_cached"):
+    """These full blocks can be found by hash in this worker's arena from now on."""
+
+    hashes: tuple[BlockHash, ...]
+    block_ids: tuple[BlockId, ...]
+
+
+class BlocksEvicted(msgspec.Struct, frozen=True, tag="blocks_evicted"):
+    """These can not any more."""
+
+    hashes: tuple[BlockHash, ...]
+
+
+WorkerEvent: TypeAlias = (
+    Reserved
+    | ReserveRefused
+    | Leased
+    | PrefillStarted
+    | PrefillDone
+    | DecodeStarted
+    | Finished
+    | Bounced
+    | Dropped
+    | BlocksCached
+    | BlocksEvicted
+)
+
+
+class StepReport(msgspec.Struct, frozen=True, tag="step_report", kw_only=True):
+    """What a worker sends at a step boundary or after a command. ``t_s``: the worker's monotonic clock.
+
+    Order matters: the driver gives ``tokens`` and ``prompt_logprobs`` to their streams, then ``events`` to
+    the orchestrator, one by one.
+    """
+
+    t_s: float
+    events: tuple[WorkerEvent, ...] = ()
+    tokens: tuple[TokenOut, ...] = ()
+    prompt_logprobs: tuple[PromptLogprobs, ...] = ()
+    stats: WorkerStats | None = None
+
+
+# ---------------------------------------------------------------- to the orchestrator
+
+
+class RequestArrived(msgspec.Struct, frozen=True, tag="request_arrived", kw_only=True):
+    """A request, tokenised and hashed. ``received_s`` is when its first byte came."""
+
+    request: Request
+    received_s: float
+    tokenised_s: float
+
+
+class ClientGone(msgspec.Struct, frozen=True, tag="client_gone"):
+    """The client left or cancelled."""
+
+    request_id: RequestId
+
+
+class StopMatched(msgspec.Struct, frozen=True, tag="stop_matched"):
+    """The front end found a stop string: the output is complete."""
+
+    request_id: RequestId
+
+
+class WorkerJoined(msgspec.Struct, frozen=True, tag="worker_joined"):
+    """An incarnation is ready. The leases that an earlier one of the same id had granted and that are still
+    held (`Orchestrator.adopted_leases`) were handed to it when it started."""
+
+    info: WorkerInfo
+
+
+class Streamed(msgspec.Struct, frozen=True):
+    """The output tokens of a request that its client has been given or will be given."""
+
+    request_id: RequestId
+    token_ids: tuple[TokenId, ...]
+
+
+class WorkerLostEvent(msgspec.Struct, frozen=True, tag="worker_lost"):
+    """This incarnation is dead for certain, and all it ever sent has been handled.
+
+    ``streamed`` covers at least every live request that the orchestrator had sent to this worker.
+    """
+
+    worker_id: WorkerId
+    incarnation: int
+    reason: str
+    streamed: tuple[Streamed, ...] = ()
+
+
+class WorkerSaid(msgspec.Struct, frozen=True, tag="worker_said"):
+    """One event of one incarnation. ``said_s``: when it happened, on the cluster's monotonic clock.
+    ``streamed``: output so far of the request it is about, when the event gives a request back (`Bounced`)
+    or hands it on (`PrefillDone`)."""
+
+    worker_id: WorkerId
+    incarnation: int
+    said_s: float
+    event: WorkerEvent
+    streamed: Streamed | None = None
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """The worker lives; its load."""
+
+    worker_id: WorkerId
+    incarnation: int
+    stats: WorkerStats
+
+
+class Tick(msgspec.Struct, frozen=True, tag="tick"):
+    """The time asked for by `WakeAt` has come."""
+
+
+Event: TypeAlias = (
+    RequestArrived | ClientGone | StopMatched | WorkerJoined | WorkerLostEvent | WorkerSaid | Heartbeat | Tick
+)
