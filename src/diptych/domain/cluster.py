@@ -33,15 +33,15 @@ class ModelSpec(_Spec):
         default="auto", description="'auto': as config.json says."
     )
     load_format: Literal["auto", "dummy"] = Field(
-        "auto", description="'dummy' fills the model's real shape with seeded random weights."
+        default="auto", description="'dummy' fills the model's real shape with seeded random weights."
     )
     numerics: Literal["auto", "invariant", "fast"] = Field(
-        "auto",
+        default="auto",
         description="'invariant': a row's result depends neither on the batch nor on the chunking. "
         "'auto': invariant in float32, fast otherwise.",
     )
     max_model_tokens: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="Longest prompt plus output; default: as config.json says."
+        default=None, description="Longest prompt plus output; default: as config.json says."
     )
 
 
@@ -55,7 +55,7 @@ class PoolSpec(_Spec):
         default=None, ge=1, description="Compute threads of a worker; default: its cores."
     )
     cores: tuple[tuple[int, ...], ...] | None = Field(
-        None, description="Cores of each worker; default: the machine's cores dealt out in order."
+        default=None, description="Cores of each worker; default: the machine's cores dealt out in order."
     )
     token_budget: int = Field(
         default=512, ge=1, description="Most tokens of one step: the chunk size of prefill."
@@ -90,10 +90,12 @@ class LimitsSpec(_Spec):
     )
     queue_timeout_s: float = Field(default=600.0, gt=0)
     prefill_backlog_tokens: int = Field(
-        2048, ge=1, description="A prefill worker with more prompt tokens than this gets no further request."
+        default=2048,
+        ge=1,
+        description="A prefill worker with more prompt tokens than this gets no further request.",
     )
     output_reserve_tokens: int = Field(
-        256, ge=1, description="Decode blocks reserved before prefill cover at most this much output."
+        default=256, ge=1, description="Decode blocks reserved before prefill cover at most this much output."
     )
     heartbeat_interval_s: float = Field(default=0.5, gt=0)
     heartbeat_timeout_s: float = Field(
@@ -106,7 +108,7 @@ class LimitsSpec(_Spec):
     handoff_timeout_s: float = Field(default=60.0, gt=0)
     max_losses: int = Field(default=4, ge=0, description="Worker losses that one request may live through.")
     no_worker_timeout_s: float = Field(
-        120.0, gt=0, description="How long requests wait for a worker to come back before they fail."
+        default=120.0, gt=0, description="How long requests wait for a worker to come back before they fail."
     )
     restart_backoff_s: float = Field(default=0.5, gt=0)
     restart_backoff_max_s: float = Field(default=30.0, gt=0)
