@@ -1,0 +1,94 @@
+"""Does the handoff inside a memory domain depend on the prompt?
+
+For each prompt length: seconds from prefill end to "decode may start", bytes lent and bytes copied, and beside it
+a memcpy of the same KV bytes in the same run: what a handoff that copies would pay at least.
+Knows: the built-in model on one prefill and one decode worker. Does not know: other transports.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import Run, random_request, run
+from benchmarks.provenance import save
+from diptych.domain.cluster import ClusterSpec
+from diptych.runtime.cluster import Cluster
+
+PROMPT_TOKENS = (256, 1024, 2048)
+ROUNDS = 25
+OUTPUT_TOKENS = 4
+
+
+async def main(console: Console) -> None:
+    """Measure, print a table, write the result file."""
+    spec = ClusterSpec()
+    runs: dict[int, list[Run]] = {length: [] for length in PROMPT_TOKENS}
+    async with Cluster(spec) as cluster:
+        for round_number in range(ROUNDS):
+            for length in PROMPT_TOKENS:  # lengths alternate, so that drift of the machine hits all alike
+                request = random_request(
+                    f"handoff-{length}-{round_number}",
+                    prompt_tokens=length,
+                    output_tokens=OUTPUT_TOKENS,
+                    vocabulary=cluster.model_shape.vocab,
+                    block_tokens=spec.kv.block_tokens,
+                    seed=round_number,
+                )
+                runs[length].append(await run(cluster.frontend, request))
+    rows = [_row(length, runs[length]) for length in PROMPT_TOKENS]
+    console.print(_table(rows))
+    console.print(f"written to {save('handoff', {'rounds': ROUNDS, 'rows': rows})}")
+
+
+def _row(prompt_tokens: int, runs: list[Run]) -> dict[str, Any]:
+    handoffs = [result.report.handoff for result in runs if result.report is not None]
+    kv_bytes = handoffs[0].bytes_lent + handoffs[0].bytes_copied
+    return {
+        "prompt_tokens": prompt_tokens,
+        "kind": sorted({handoff.kind.value for handoff in handoffs}),
+        "kv_bytes": kv_bytes,
+        "bytes_copied_max": max(handoff.bytes_copied for handoff in handoffs),
+        "handoff_p50_s": median(handoff.handoff_s for handoff in handoffs),
+        "handoff_max_s": max(handoff.handoff_s for handoff in handoffs),
+        "memcpy_p50_s": _memcpy_s(kv_bytes),
+    }
+
+
+def _memcpy_s(size_bytes: int) -> float:
+    """Median seconds of one copy of ``size_bytes`` between two mapped, touched buffers."""
+    with mmap.mmap(-1, size_bytes) as source, mmap.mmap(-1, size_bytes) as target:
+        source[:] = b"\x01" * size_bytes
+        target[:] = b"\x02" * size_bytes
+        source_view, target_view = memoryview(source), memoryview(target)
+        seconds = [_timed_copy(source_view, target_view) for _ in range(ROUNDS)]
+        source_view.release()
+        target_view.release()
+    return median(seconds)
+
+
+def _timed_copy(source: memoryview, target: memoryview) -> float:
+    start_s = time.perf_counter()
+    target[:] = source
+    return time.perf_counter() - start_s
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "prompt tokens", "KV MiB", "copied KiB", "handoff p50 ms", "handoff max ms", "memcpy p50 ms"
+    )
+    for row in rows:
+        table.add_row(
+            f"{row['prompt_tokens']:,}",
+            f"{row['kv_bytes'] / 2**20:.1f}",
+            f"{row['bytes_copied_max'] / 2**10:.1f}",
+            f"{row['handoff_p50_s'] * 1e3:.3f}",
+            f"{row['handoff_max_s'] * 1e3:.3f}",
+            f"{row['memcpy_p50_s'] * 1e3:.3f}",
+        )
+    return table
