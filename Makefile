@@ -54,7 +54,7 @@ train: $(STAMP) ## Train the built-in model again from its generated corpus
 	$(BIN)/python -m training $(ARGS)
 
 docs: $(STAMP) ## Write the generated pages of docs/ again
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
