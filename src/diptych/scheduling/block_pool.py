@@ -1,0 +1,235 @@
+"""The blocks of one arena: who holds each of them, and how many are promised.
+
+Knows: the free list, reference counts, leases, reservations, the prompt cache. Does not know: requests,
+tokens, other arenas.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from diptych.domain.errors import Bug
+from diptych.domain.events import BlocksCached, BlocksEvicted
+from diptych.domain.ids import BlockHash, BlockId, LeaseId
+from diptych.domain.worker import Arena
+from diptych.scheduling.prefix_cache import PrefixCache
+
+
+class BlockPool:
+    """Accounting of ``arena``. Every block of it is in exactly one of three states::
+
+        free ──allocate, draw──▶ held ──last reference gone──▶ idle (named in the cache)
+         ▲                        │ ▲                            │ │
+         └──last reference gone───┘ └──────────hold, lend────────┘ │
+              (no name)             └──────allocate, draw evict────┘
+
+        |◀──────────── arena ─────────────▶|
+        |   free   |   idle    |   held    |
+        |◀─ obtainable ───────▶|            taken from `free` first, then the longest idle is evicted
+        |  reserved |available |            `available` = obtainable - reserved: what anyone may take
+
+    *Held* blocks carry a count of references; each belongs to one holder: a sequence of this worker, or a
+    lease (a borrower elsewhere). `export` moves a sequence's references to a lease without touching counts.
+    *Reserved* is a number, not a set of blocks: so many obtainable blocks are kept for those who `draw`.
+    Waking an idle block costs one available block, so a reservation can't be undermined by prefix hits.
+
+    ``adopted``: leases that an earlier incarnation granted; their blocks are held from the start, and their
+    content is known to the borrowers only (they have no name).
+    """
+
+    def __init__(self, arena: Arena, adopted: Mapping[LeaseId, tuple[BlockId, ...]] | None = None) -> None:
+        self._arena = arena
+        self._leases: dict[LeaseId, tuple[BlockId, ...]] = dict(adopted or {})
+        self._references = Counter(block for blocks in self._leases.values() for block in blocks)
+        foreign = [block for block in self._references if block not in arena]
+        if foreign:
+            raise Bug(f"adopted leases name blocks {foreign} outside of {arena}")
+        ids = range(arena.start, arena.start + arena.blocks)
+        # Last in, first out: a block that was used lately is likelier to be in a CPU cache.
+        self._free: list[BlockId] = [block for block in reversed(ids) if block not in self._references]
+        self._reserved = 0
+        self._cache = PrefixCache()
+
+    # ------------------------------------------------------------ counts
+
+    @property
+    def arena(self) -> Arena:
+        """The block ids that this pool hands out."""
+        return self._arena
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that hold nothing."""
+        return len(self._free)
+
+    @property
+    def cached_blocks(self) -> int:
+        """Blocks that only the prompt cache holds."""
+        return self._cache.idle_blocks
+
+    @property
+    def held_blocks(self) -> int:
+        """Blocks that sequences or leases hold."""
+        return len(self._references)
+
+    @property
+    def reserved_blocks(self) -> int:
+        """Blocks that are promised and not drawn yet."""
+        return self._reserved
+
+    @property
+    def available_blocks(self) -> int:
+        """Blocks that can be taken by whoever has no reservation."""
+        return self.free_blocks + self.cached_blocks - self._reserved
+
+    @property
+    def leases(self) -> Mapping[LeaseId, tuple[BlockId, ...]]:
+        """Blocks of each lease."""
+        return self._leases
+
+    # ------------------------------------------------------------ reservations
+
+    def reserve(self, blocks: int) -> bool:
+        """Promise ``blocks`` to somebody who will `draw` them. False, and nothing is promised, if too few
+        are available."""
+        if blocks > self.available_blocks:
+            return False
+        self._reserved += blocks
+        return True
+
+    def cancel(self, blocks: int) -> None:
+        """Take a promise back."""
+        if blocks > self._reserved:
+            raise Bug(f"cancels {blocks} reserved blocks of {self._reserved}")
+        self._reserved -= blocks
+
+    def draw(self) -> BlockId:
+        """Take one promised block; the caller gets a reference."""
+        self.cancel(1)
+        return self._obtain()
+
+    # ------------------------------------------------------------ references
+
+    def allocate(self, blocks: int) -> list[BlockId]:
+        """Take unpromised blocks; the caller gets a reference to each. Raises `Bug` if too few are
+        available: callers look first."""
+        if blocks > self.available_blocks:
+            raise Bug(f"wants {blocks} blocks, {self.available_blocks} are available")
+        return [self._obtain() for _ in range(blocks)]
+
+    def hold(self, block_id: BlockId) -> None:
+        """One more reference to a held or idle block. An idle one costs an available block (`is_idle`)."""
+        if self._cache.is_idle(block_id):
+            if self.available_blocks < 1:
+                raise Bug(f"waking block {block_id} would break a reservation")
+            self._cache.wake(block_id)
+        elif block_id not in self._references:
+            raise Bug(f"block {block_id} is not there to be held")
+        self._references[block_id] += 1
+
+    def release(self, block_ids: Sequence[BlockId]) -> None:
+        """Give up one reference to each. The last block falls idle first, so that a chain is evicted from
+        its end: a block without its predecessors can't be found."""
+        for block_id in reversed(block_ids):
+            self._release(block_id)
+
+    def is_idle(self, block_id: BlockId) -> bool:
+        """Whether only the prompt cache holds the block."""
+        return self._cache.is_idle(block_id)
+
+    def is_exclusive(self, block_id: BlockId) -> bool:
+        """Whether there is one reference and no name: its one holder may write into it."""
+        return self._references[block_id] == 1 and not self._cache.names(block_id)
+
+    # ------------------------------------------------------------ leases
+
+    def lend(self, lease_id: LeaseId, hashes: Iterable[BlockHash]) -> tuple[BlockId, ...]:
+        """Lease the longest leading run of ``hashes`` that is here and can be held. Empty: no lease."""
+        self._no_lease_yet(lease_id)
+        run: list[BlockId] = []
+        for block_hash in hashes:
+            block_id = self._cache.find(block_hash)
+            if block_id is None or (self.is_idle(block_id) and self.available_blocks < 1):
+                break
+            self.hold(block_id)
+            run.append(block_id)
+        if run:
+            self._leases[lease_id] = tuple(run)
+        return tuple(run)
+
+    def export(self, lease_id: LeaseId, block_ids: Iterable[BlockId]) -> None:
+        """The caller's references become the lease's."""
+        self._no_lease_yet(lease_id)
+        self._leases[lease_id] = tuple(block_ids)
+
+    def release_lease(self, lease_id: LeaseId) -> None:
+        """The borrower is done. An unknown lease is ignored: it may never have come into being."""
+        self.release(self._leases.pop(lease_id, ()))
+
+    # ------------------------------------------------------------ prompt cache
+
+    def find(self, block_hash: BlockHash) -> BlockId | None:
+        """The block with this content, if there is one."""
+        return self._cache.find(block_hash)
+
+    def publish(self, block_hash: BlockHash, block_id: BlockId) -> bool:
+        """Name a full block that the caller holds. False if another block has that content already."""
+        if block_id not in self._references:
+            raise Bug(f"block {block_id} is published but not held")
+        return self._cache.publish(block_hash, block_id)
+
+    def drain_news(self) -> list[BlocksCached | BlocksEvicted]:
+        """What was published and evicted since the last call, in order."""
+        return self._cache.drain_news()
+
+    # ------------------------------------------------------------ invariants
+
+    def check(self, holders: Iterable[Iterable[BlockId]] = (), reserved: int | None = None) -> None:
+        """Raise `Bug` unless all invariants hold. ``holders``: the references that are not leases.
+        ``reserved``: what the holders of reservations think is promised, if the caller knows."""
+        self._cache.check()
+        self._check_states()
+        expected = Counter(block for blocks in self._leases.values() for block in blocks)
+        for blocks in holders:
+            expected.update(blocks)
+        if expected != self._references:
+            raise Bug(f"references {self._references} differ from what holders have: {expected}")
+        if self.available_blocks < 0:
+            raise Bug(f"{self._reserved} blocks are promised, too few are obtainable")
+        if reserved is not None and reserved != self._reserved:
+            raise Bug(f"{self._reserved} blocks are promised, holders think {reserved}")
+
+    def _check_states(self) -> None:
+        """Each block of the arena is in exactly one state."""
+        for block_id in range(self._arena.start, self._arena.start + self._arena.blocks):
+            states = self._free.count(block_id) + self.is_idle(block_id) + (block_id in self._references)
+            if states != 1:
+                raise Bug(f"block {block_id} is in {states} states")
+            if self._cache.names(block_id) and block_id in self._free:
+                raise Bug(f"free block {block_id} has a name")
+        if self.free_blocks + self.cached_blocks + self.held_blocks != self._arena.blocks:
+            raise Bug("a block outside of the arena is accounted for")
+
+    # ------------------------------------------------------------ inside
+
+    def _obtain(self) -> BlockId:
+        block_id = self._free.pop() if self._free else self._cache.evict()
+        self._references[block_id] = 1
+        return block_id
+
+    def _release(self, block_id: BlockId) -> None:
+        if block_id not in self._references:
+            raise Bug(f"block {block_id} is released but not held")
+        self._references[block_id] -= 1
+        if self._references[block_id]:
+            return
+        del self._references[block_id]
+        if self._cache.names(block_id):
+            self._cache.rest(block_id)
+        else:
+            self._free.append(block_id)
+
+    def _no_lease_yet(self, lease_id: LeaseId) -> None:
+        if lease_id in self._leases:
+            raise Bug(f"lease {lease_id} exists already")
