@@ -1,0 +1,103 @@
+"""The operations that a model is made of: one signature each.
+
+Knows: signatures and the geometry of a step. Does not know: how any of it is computed.
+
+Shapes: T packed tokens, D width of an input, N width of an output, I width of the MLP, H query heads, K kv
+heads, E head width, B blocks, S slots per block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A linear map in the form that one implementation of the kernels wants; only that one may read it."""
+
+    weight: Tensor
+    bias_N: Tensor | None
+    width_in: int
+    width_out: int
+    opaque: bool = False
+    """Whether ``weight`` is in a library's private order instead of [N, D]."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Packed rows ``[first_row, first_row + rows)``: positions ``[start, start + rows)`` of a sequence."""
+
+    first_row: int
+    rows: int
+    start: int
+    blocks: tuple[int, ...]
+    """Blocks of the sequence in order; they hold at least ``context`` tokens."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that the last row of the span sees, its own included."""
+        return self.start + self.rows
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What attention must know of the model and of the KV memory."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    block_tokens: int
+    window: int | None = None
+    """A token sees this many positions, its own included; None: all."""
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one kv head."""
+        return self.heads // self.kv_heads
+
+
+class Kernels(Protocol):
+    """One implementation. Planes are ``[B, K, S, E]``: K or V of one layer."""
+
+    def describe(self) -> str:
+        """One line for the start banner: which implementation, and what it promises."""
+        ...
+
+    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
+        """Prepare a weight for `linear`. The caller may drop its own reference afterwards."""
+        ...
+
+    def linear(self, x_TD: Tensor, packed: PackedLinear) -> Tensor:
+        """``x Wᵀ + b``, [T, N]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Each last-dimension vector divided by its root mean square, times ``weight``."""
+        ...
+
+    def rope(self, x_THE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+        """Rotary embedding; ``cos`` and ``sin`` are [T, E/2], pairs are (i, i + E/2)."""
+        ...
+
+    def silu_mul(self, gate_up_TI: Tensor) -> Tensor:
+        """``silu(gate) * up`` of the merged [T, 2I] projection, [T, I]."""
+        ...
+
+    def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:
+        """Store row t in slot ``slots[t] = block * S + slot``."""
+        ...
+
+    # An attention plan is made once per step and read by every layer; its type belongs to the implementation.
+    def plan_attention(self, spans: tuple[Span, ...], shape: AttentionShape) -> Any:
+        """Indices and masks for `attention`, which all layers of a step share."""
+        ...
+
+    def attention(self, q_THE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, plan: Any) -> Tensor:
+        """Causal attention of every span over its own sequence in paged memory, [T, H, E].
+
+        K and V of the span itself are in the planes already.
+        """
+        ...

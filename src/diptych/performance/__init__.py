@@ -1,0 +1,1 @@
+"""What work costs. Knows: seconds per token, step and handoff. Does not know: policies."""
