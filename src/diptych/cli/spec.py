@@ -103,6 +103,12 @@ def validate(data: Mapping[str, Any]) -> ClusterSpec:
         raise SpecError("the cluster spec is wrong\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
+def has_key(key: str) -> bool:
+    """Whether a dotted key such as ``limits.queue_requests`` exists in the spec."""
+    *outer, last = key.split(".")
+    return last in _fields_at(tuple(outer))
+
+
 class _Draft:
     """A spec under construction: nested plain values, and where each came from."""
 
