@@ -22,7 +22,7 @@ def make_work(
     priority: int = 0,
     arrival_s: float = 0.0,
 ) -> Work:
-    """A work order as the orchestrator would write it: the prompt's hashes are known, the output's are not."""
+    """A work order as the orchestrator writes it: with hashes of the prompt, without those of the output."""
     return Work(
         request_id=RequestId(request_id),
         attempt=attempt,
