@@ -27,11 +27,6 @@ _COMMANDS = {
 }
 
 
-def _worth_showing(value: object) -> str:
-    """Defaults such as "none given" say nothing to a reader."""
-    return "" if value in ((), False, "", None) else str(value)
-
-
 def build_app() -> App:
     """The command tree; nothing behind it is imported yet."""
     app = App(
@@ -39,7 +34,7 @@ def build_app() -> App:
         version=__version__,
         help="Language models served with prefill and decode on separate pools of workers.\n\n"
         "`diptych serve` alone serves the built-in model on http://127.0.0.1:8000/v1.",
-        default_parameter=Parameter(negative="", show_default=_worth_showing),
+        default_parameter=Parameter(negative="", show_default=False),
     )
     for name, (path, text) in _COMMANDS.items():
         app.command(path, name=name, help=text)

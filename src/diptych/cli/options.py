@@ -54,17 +54,17 @@ class ClusterFlags:
 class HttpFlags:
     """Where to listen, and who may call."""
 
-    host: Annotated[str, Parameter(env_var="DIPTYCH_HOST")] = "127.0.0.1"
+    host: Annotated[str, Parameter(env_var="DIPTYCH_HOST", show_default=True)] = "127.0.0.1"
     """Address to listen on."""
-    port: Annotated[int, Parameter(env_var="DIPTYCH_PORT")] = 8000
+    port: Annotated[int, Parameter(env_var="DIPTYCH_PORT", show_default=True)] = 8000
     """Port to listen on; 0 takes a free one."""
     api_key: tuple[str, ...] = ()
-    """Key that clients must send; repeatable. Also from DIPTYCH_API_KEY, separated by commas, which keeps
-    it out of the process list."""
+    """Key that clients may send; repeatable. Also from DIPTYCH_API_KEY, separated by commas, which keeps it
+    out of the process list."""
     insecure: bool = False
     """Listen on an address that others can reach without asking for a key."""
-    root_path: Annotated[str, Parameter(env_var="DIPTYCH_ROOT_PATH")] = ""
-    """Path prefix that a proxy in front strips."""
+    http: tuple[str, ...] = ()
+    """Any other setting of the server, such as keep_alive_s=5 or accept_any_model=true; repeatable."""
 
 
 @Parameter(name="*", group=_LOGGING)
@@ -73,8 +73,11 @@ class LogFlags:
     """What is logged, and how."""
 
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Parameter(env_var="DIPTYCH_LOG_LEVEL")
+        Literal["debug", "info", "warning", "error"],
+        Parameter(env_var="DIPTYCH_LOG_LEVEL", show_default=True),
     ] = "info"
     """Least severity that is logged."""
-    log_format: Annotated[Literal["text", "json"], Parameter(env_var="DIPTYCH_LOG_FORMAT")] = "text"
+    log_format: Annotated[
+        Literal["text", "json"], Parameter(env_var="DIPTYCH_LOG_FORMAT", show_default=True)
+    ] = "text"
     """Lines for people, or one JSON object per line."""

@@ -1,0 +1,100 @@
+"""`diptych serve`: a cluster behind an HTTP server, until a signal ends it.
+
+Knows: the order of starting and stopping. Does not know: routes, workers, policies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from diptych.cli.options import ClusterFlags, HttpFlags, LogFlags
+
+if TYPE_CHECKING:
+    import socket
+
+    from rich.console import Console
+
+    from diptych.domain.cluster import ClusterSpec
+    from diptych.runtime.topology import Topology
+    from diptych.server.config import ServerConfig
+
+log = logging.getLogger("diptych.cli")
+
+EXIT_INTERRUPTED = 130
+
+
+def serve(
+    target: str | None = None,
+    /,
+    *,
+    cluster: ClusterFlags = ClusterFlags(),
+    http: HttpFlags = HttpFlags(),
+    logs: LogFlags = LogFlags(),
+) -> None:
+    """Serve a model over HTTP on pools of prefill and decode workers.
+
+    Without arguments: the built-in model, one prefill and one decode worker, http://127.0.0.1:8000/v1.
+
+    Parameters
+    ----------
+    target: str
+        A model (directory, hub name or 'builtin') or a spec file (.yaml).
+    """
+    import uvloop
+
+    from diptych.cli.http import listen, server_config
+    from diptych.cli.logs import configure
+    from diptych.cli.spec import resolve
+
+    spec = resolve(target, cluster, os.environ).spec
+    config = server_config(http, os.environ)
+    configure(logs)
+    with (
+        listen(config.host, config.port) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
+    ):
+        if not loop.run(_run(spec, config, listener, quiet=logs.log_format == "json")):
+            sys.exit(EXIT_INTERRUPTED)
+
+
+async def _run(spec: ClusterSpec, config: ServerConfig, listener: socket.socket, *, quiet: bool) -> bool:
+    """Whether it came to serving."""
+    from rich.console import Console
+
+    from diptych.cli.hosting import HttpHost, Stopper
+    from diptych.cli.model import served_model
+    from diptych.cli.starting import shown_progress
+    from diptych.runtime.cluster import Cluster
+    from diptych.server.app import create_app
+
+    stopper, console = Stopper(), Console(stderr=True, quiet=quiet)
+    with stopper.listening():
+        with shown_progress(console) as progress:
+            cluster = Cluster(spec, progress=progress)
+            model = served_model(spec, cluster)
+            if not await stopper.completes(cluster.__aenter__()):
+                return False
+        try:
+            app = create_app(cluster.frontend, model, config)
+            _announce(console, model.name, cluster.topology(), listener, config)
+            await HttpHost(app, config).run(listener, stopper, cluster.failed())
+        finally:
+            await cluster.close()
+    return True
+
+
+def _announce(
+    console: Console, model_name: str, topology: Topology, listener: socket.socket, config: ServerConfig
+) -> None:
+    from diptych.cli.banner import banner, request_to_paste
+    from diptych.cli.http import url_of
+
+    url = url_of(listener)
+    console.print(banner(model_name, topology, url))
+    request = request_to_paste(url, model_name, needs_key=bool(config.api_keys))
+    console.print(request, soft_wrap=True, highlight=False, markup=False)
+    log.info("serving %s on %s", model_name, url)
