@@ -1,0 +1,80 @@
+"""Who gets which cores and which blocks. Pure arithmetic over a spec.
+
+Knows: pools, cores, arenas. Does not know: processes, the orchestrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from diptych.domain.cluster import ClusterSpec, PoolSpec
+from diptych.domain.errors import SpecError
+from diptych.domain.ids import WorkerId
+from diptych.domain.kv import KVLayout
+from diptych.domain.worker import Arena
+
+MIN_WORKER_BLOCKS = 4
+"""Below this a worker cannot even hold one short prompt and its output."""
+
+
+class WorkerShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker is given for life."""
+
+    worker_id: WorkerId
+    pool: PoolSpec
+    arena: Arena
+    cores: tuple[int, ...]
+    threads: int
+
+
+def deal(spec: ClusterSpec, layout: KVLayout, machine_cores: Sequence[int]) -> tuple[WorkerShare, ...]:
+    """A share for every worker, in the order of the pools. Raises `SpecError` when there is too little."""
+    names = [(pool, index) for pool in spec.pools for index in range(pool.workers)]
+    arenas = deal_arenas(spec.kv.memory_bytes, layout, len(names))
+    cores = deal_cores(spec.pools, machine_cores)
+    return tuple(
+        WorkerShare(
+            worker_id=WorkerId(f"{pool.name}-{index}"),
+            pool=pool,
+            arena=arena,
+            cores=mine,
+            threads=pool.threads or max(1, len(mine)),
+        )
+        for (pool, index), arena, mine in zip(names, arenas, cores, strict=True)
+    )
+
+
+def deal_arenas(memory_bytes: int, layout: KVLayout, workers: int) -> tuple[Arena, ...]:
+    """Equal arenas, side by side: a prompt stays in its prefill worker's arena while it is decoded elsewhere,
+    so neither side needs more than the other. Raises `SpecError` when an arena would be too small."""
+    blocks = memory_bytes // layout.block_bytes // workers
+    if blocks < MIN_WORKER_BLOCKS:
+        needed = MIN_WORKER_BLOCKS * workers * layout.block_bytes
+        raise SpecError(
+            f"kv.memory_bytes {memory_bytes} gives each of {workers} workers {blocks} blocks of "
+            f"{layout.block_bytes} bytes; set it to at least {needed}"
+        )
+    return tuple(Arena(start=index * blocks, blocks=blocks) for index in range(workers))
+
+
+def deal_cores(pools: Sequence[PoolSpec], machine_cores: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Cores of each worker. What a pool names it gets; the rest are dealt out evenly, in order. When there
+    are more workers than cores, they take turns. Raises `SpecError` for cores that the machine lacks."""
+    named = {core for pool in pools for cores in pool.cores or () for core in cores}
+    missing = sorted(named - set(machine_cores))
+    if missing:
+        raise SpecError(f"cores {missing} are not among this process's cores {list(machine_cores)}")
+    left = [core for core in machine_cores if core not in named] or list(machine_cores)
+    dealt = iter(_even(left, sum(pool.workers for pool in pools if pool.cores is None)))
+    return tuple(
+        cores for pool in pools for cores in (pool.cores or tuple(next(dealt) for _ in range(pool.workers)))
+    )
+
+
+def _even(cores: Sequence[int], workers: int) -> list[tuple[int, ...]]:
+    if workers > len(cores):
+        return [(cores[index % len(cores)],) for index in range(workers)]
+    ends = [len(cores) * (index + 1) // workers for index in range(workers)]
+    return [tuple(cores[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
