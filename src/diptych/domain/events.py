@@ -181,8 +181,8 @@ class WorkerLostEvent(msgspec.Struct, frozen=True, tag="worker_lost"):
 
 class WorkerSaid(msgspec.Struct, frozen=True, tag="worker_said"):
     """One event of one incarnation. ``said_s``: when it happened, on the cluster's monotonic clock.
-    ``streamed``: output so far of the request it is about, when the event gives a request back (`Bounced`)
-    or hands it on (`PrefillDone`)."""
+    ``streamed``: output so far of the request it is about, when the event gives a request back (`Bounced`,
+    `Dropped`) or hands it on (`PrefillDone`)."""
 
     worker_id: WorkerId
     incarnation: int

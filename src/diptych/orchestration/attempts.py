@@ -1,0 +1,223 @@
+"""One try to run a request on a pair of workers, and what it holds until it is over.
+
+Knows: which workers may still touch the request, its holds and leases, how to stop. Does not know: why it
+stops, or what becomes of the request (`After` and a callback say so).
+
+An attempt that ends early is *closed*: whoever may still compute for it is told to drop it, and only when all
+have confirmed (or are dead) are its leases released. A request is queued again only then, too: nobody
+computes for it any more, so no token of it can come twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from diptych.domain.commands import DropWork, FinishWork
+from diptych.domain.ids import LeaseId, RequestId, WorkerId
+from diptych.domain.lifecycle import State
+from diptych.domain.request import Work
+from diptych.orchestration.jobs import Job
+from diptych.orchestration.leases import Leases
+from diptych.orchestration.ledger import Hold, Ledger
+from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.registry import Registry, WorkerRef
+from diptych.orchestration.routing import Plan
+from diptych.orchestration.timers import Timer, TimerKey, Timers
+
+
+class After(StrEnum):
+    """What becomes of the request once a closed attempt holds nothing any more."""
+
+    NOTHING = "nothing"
+    """The request has ended, or is carried by a later attempt."""
+    REQUEUE = "requeue"
+    FINISH = "finish"
+    """A stop string was found."""
+
+
+class AttemptKey(NamedTuple):
+    """The name of an attempt."""
+
+    request_id: RequestId
+    number: int
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One placement being carried out."""
+
+    job: Job
+    number: int
+    plan: Plan
+    work: Work
+    present: dict[WorkerId, WorkerRef] = field(default_factory=dict[WorkerId, WorkerRef])
+    """Workers that may know of it: they compute, wait or keep a reservation. Emptied by their answers."""
+    holds: dict[WorkerId, Hold] = field(default_factory=dict[WorkerId, Hold])
+    """Its charges in the ledger; those of leases are kept by the leases."""
+    leases: dict[LeaseId, None] = field(default_factory=dict[LeaseId, None])
+    asked: dict[LeaseId, tuple[int, ...]] = field(default_factory=dict[LeaseId, tuple[int, ...]])
+    """Borrowed leases and the indices, in the sequence, of the blocks that were asked for."""
+    reserved: bool = False
+    prefill_started: bool = False
+    prefilled_s: float = 0.0
+    handed_blocks: int = 0
+    computed_tokens: int = 0
+    after: After | None = None
+    """Set when it is closed."""
+
+    @property
+    def key(self) -> AttemptKey:
+        """Its name."""
+        return AttemptKey(self.job.request_id, self.number)
+
+    @property
+    def timer(self) -> TimerKey:
+        """The deadline of its present stage."""
+        return TimerKey(Timer.ATTEMPT, self.job.request_id, self.number)
+
+    @property
+    def export_lease(self) -> LeaseId:
+        """The lease into which its prefill turns its blocks."""
+        return LeaseId(f"{self.job.request_id}#{self.number}")
+
+    @property
+    def prefill(self) -> WorkerRef:
+        """Who computes the prompt."""
+        return self.plan.pair.prefill.ref
+
+    @property
+    def decode(self) -> WorkerRef:
+        """Who computes the output."""
+        return self.plan.pair.decode.ref
+
+    @property
+    def placing(self) -> bool:
+        """Reservation or leases are awaited; nobody computes."""
+        return self.after is None and self.job.state is State.QUEUED
+
+    @property
+    def runner(self) -> WorkerId:
+        """Who runs (or is to run) the sequence now."""
+        decoding = self.job.state in (State.HANDING_OFF, State.DECODING)
+        return self.decode.worker_id if decoding else self.prefill.worker_id
+
+
+class Attempts:
+    """All attempts that hold anything, in the order in which they began."""
+
+    def __init__(
+        self, registry: Registry, ledger: Ledger, leases: Leases, timers: Timers, outbox: Outbox
+    ) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._leases = leases
+        self._timers = timers
+        self._outbox = outbox
+        self._attempts: dict[AttemptKey, Attempt] = {}
+        self._by_lease: dict[LeaseId, AttemptKey] = {}
+        self.on_over: Callable[[Attempt, float], None] = _nothing
+        """Called with an attempt that closed with `After.REQUEUE` or `After.FINISH`, once it is over."""
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def begin(self, job: Job, plan: Plan) -> Attempt:
+        """Open the next attempt of ``job`` and charge the workers of ``plan`` for it."""
+        job.attempts += 1
+        job.attempt = job.attempts
+        work = job.work(job.attempts, plan.pair.prefill.info.block_tokens)
+        attempt = Attempt(job, job.attempts, plan, work)
+        self._attempts[attempt.key] = attempt
+        self.charge(attempt, attempt.prefill.worker_id, plan.pair.prefill_hold)
+        if plan.pair.split:
+            self.charge(attempt, attempt.decode.worker_id, plan.pair.decode_hold)
+        return attempt
+
+    def get(self, request_id: RequestId, number: int | None) -> Attempt | None:
+        """The attempt of this name, if it holds anything."""
+        return None if number is None else self._attempts.get(AttemptKey(request_id, number))
+
+    def carrying(self, job: Job) -> Attempt | None:
+        """The attempt that carries ``job`` now."""
+        return self.get(job.request_id, job.attempt)
+
+    def all(self) -> tuple[Attempt, ...]:
+        """All of them; a copy, so that they may end meanwhile."""
+        return tuple(self._attempts.values())
+
+    def borrower(self, lease_id: LeaseId) -> Attempt | None:
+        """Who uses this lease."""
+        key = self._by_lease.get(lease_id)
+        return None if key is None else self._attempts.get(key)
+
+    def charge(self, attempt: Attempt, worker_id: WorkerId, hold: Hold) -> None:
+        """Replace what the attempt holds at a worker."""
+        self.discharge(attempt, worker_id)
+        attempt.holds[worker_id] = hold
+        self._ledger.hold(worker_id, hold)
+
+    def discharge(self, attempt: Attempt, worker_id: WorkerId) -> None:
+        """It holds nothing there any more: who refused may have room now."""
+        hold = attempt.holds.pop(worker_id, None)
+        if hold is None:
+            return
+        self._ledger.release(worker_id, hold)
+        worker = self._registry.get(worker_id)
+        if worker is not None:
+            self._registry.forgive(worker)
+
+    def attach(self, attempt: Attempt, lease_id: LeaseId) -> None:
+        """The attempt uses this lease until it is over."""
+        attempt.leases[lease_id] = None
+        self._by_lease[lease_id] = attempt.key
+
+    def detach(self, attempt: Attempt, lease_id: LeaseId) -> None:
+        """It does not use it after all."""
+        attempt.leases.pop(lease_id, None)
+        self._by_lease.pop(lease_id, None)
+
+    def close(self, attempt: Attempt, after: After, now_s: float) -> None:
+        """Stop it wherever it is. Closing again only changes what comes after."""
+        again = attempt.after is not None
+        stop = FinishWork if after is After.FINISH else DropWork
+        runner = attempt.runner
+        attempt.after = after
+        if again:
+            return
+        self._timers.cancel(attempt.timer)
+        for ref in attempt.present.values():
+            order = stop if ref.worker_id == runner else DropWork
+            self._outbox.send(ref, order(attempt.job.request_id, attempt.number))
+        self._end_if_alone(attempt, now_s)
+
+    def leave(self, attempt: Attempt, worker_id: WorkerId, now_s: float) -> None:
+        """This worker touches nothing of it any more: it said so, or is dead."""
+        attempt.present.pop(worker_id, None)
+        self.discharge(attempt, worker_id)
+        self._end_if_alone(attempt, now_s)
+
+    def _end_if_alone(self, attempt: Attempt, now_s: float) -> None:
+        if attempt.after is None or attempt.present or attempt.key not in self._attempts:
+            return
+        del self._attempts[attempt.key]
+        for worker_id in tuple(attempt.holds):
+            self.discharge(attempt, worker_id)
+        for lease_id in tuple(attempt.leases):
+            self.detach(attempt, lease_id)
+            self._give_back(attempt, lease_id)
+        if attempt.after is not After.NOTHING:
+            self.on_over(attempt, now_s)
+
+    def _give_back(self, attempt: Attempt, lease_id: LeaseId) -> None:
+        """Release a lease; one whose owner has not answered yet is released when it does."""
+        if lease_id in attempt.asked and not self._leases.answered(lease_id):
+            self._leases.orphan(lease_id)
+        else:
+            self._leases.release(lease_id)
+
+
+def _nothing(attempt: Attempt, now_s: float) -> None:
+    del attempt, now_s

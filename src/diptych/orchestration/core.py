@@ -1,0 +1,324 @@
+"""The orchestrator: events in, commands out.
+
+Knows: which manager hears which event. Does not know: anything that a manager knows better. Synchronous and
+deterministic: the same events at the same times give the same commands.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from diptych.domain.cluster import LimitsSpec, SloSpec
+from diptych.domain.commands import Command, WakeAt
+from diptych.domain.errors import Bug
+from diptych.domain.events import (
+    BlocksCached,
+    BlocksEvicted,
+    Bounced,
+    ClientGone,
+    DecodeStarted,
+    Dropped,
+    Event,
+    Finished,
+    Heartbeat,
+    Leased,
+    PrefillDone,
+    PrefillStarted,
+    RequestArrived,
+    Reserved,
+    ReserveRefused,
+    StopMatched,
+    Tick,
+    WorkerJoined,
+    WorkerLostEvent,
+    WorkerSaid,
+)
+from diptych.domain.ids import BlockId, LeaseId, RequestId, WorkerId
+from diptych.domain.lifecycle import State
+from diptych.domain.report import Moment
+from diptych.domain.request import FinishReason
+from diptych.domain.worker import WorkerInfo, WorkerStats
+from diptych.orchestration.admission import Admission
+from diptych.orchestration.attempts import After, Attempts
+from diptych.orchestration.endings import Endings
+from diptych.orchestration.faults import Faults
+from diptych.orchestration.handoff import Handoff
+from diptych.orchestration.jobs import Job
+from diptych.orchestration.leases import Leases
+from diptych.orchestration.ledger import Ledger
+from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.placing import Placing
+from diptych.orchestration.prefix_index import PrefixIndex
+from diptych.orchestration.registry import Registry, Worker, WorkerRef
+from diptych.orchestration.routing import Router
+from diptych.orchestration.snapshot import Snapshot, WorkerView
+from diptych.orchestration.timers import Timers
+from diptych.orchestration.waiting import WaitingQueue
+from diptych.performance.estimate import CostModel
+
+
+class Orchestrator:
+    """The whole cluster's decisions. `handle` is the only way in; every command of its answer is to be
+    performed in order. After a `Bug` it must not be used any more."""
+
+    def __init__(
+        self, limits: LimitsSpec, cost: CostModel, *, max_model_tokens: int, slo: SloSpec = SloSpec()
+    ) -> None:
+        self._cost = cost
+        self._timers = Timers()
+        self._outbox = Outbox()
+        self._ledger = Ledger()
+        self._index = PrefixIndex()
+        self._queue = WaitingQueue()
+        self._registry = Registry(limits, self._timers)
+        self._leases = Leases(self._ledger, self._registry, self._outbox)
+        self._attempts = Attempts(self._registry, self._ledger, self._leases, self._timers, self._outbox)
+        self._endings = Endings(
+            limits, max_model_tokens, self._attempts, self._queue, self._timers, self._outbox
+        )
+        self._attempts.on_over = self._endings.over
+        self._admission = Admission(limits, max_model_tokens, self._registry, self._ledger, self._queue, cost)
+        router = Router(self._registry, self._ledger, self._index, limits, cost, slo)
+        self._placing = Placing(
+            limits,
+            router,
+            self._admission,
+            self._queue,
+            self._attempts,
+            self._endings,
+            self._leases,
+            self._registry,
+            self._timers,
+            self._outbox,
+        )
+        self._handoff = Handoff(
+            limits,
+            self._attempts,
+            self._endings,
+            self._placing,
+            self._leases,
+            self._timers,
+            self._outbox,
+            cost,
+        )
+        self._faults = Faults(
+            limits,
+            self._registry,
+            self._index,
+            self._leases,
+            self._attempts,
+            self._endings,
+            self._placing,
+            self._queue,
+            self._timers,
+            self._outbox,
+        )
+        self._wish_s: float | None = None
+
+    def handle(self, event: Event, now_s: float) -> list[Command]:
+        """React to ``event`` at ``now_s`` (never smaller than before).
+
+        Events of incarnations that are not the living one, of attempts that are over, and about requests that
+        have ended are ignored. Raises `Bug` for a second `RequestArrived` of a request that has not ended,
+        and for a move that the lifecycle does not hold.
+        """
+        self._registry.note_absence(now_s)
+        fired = self._fire(now_s)
+        self._dispatch(event, now_s)
+        if fired or _may_make_room(event):
+            self._placing.place_waiting(now_s)
+        if isinstance(event, RequestArrived):
+            self._shed(event.request.request_id, now_s)
+        self._faults.watch_absence()
+        self._wish(event)
+        return self._outbox.take()
+
+    def adopted_leases(self, worker_id: WorkerId) -> dict[LeaseId, tuple[BlockId, ...]]:
+        """Leases that the next incarnation of a dead worker has to hold from its start: its blocks that
+        others still use. To be asked after the `WorkerLostEvent` was handled, when the next incarnation is
+        started."""
+        return self._leases.adopted(worker_id)
+
+    def snapshot(self) -> Snapshot:
+        """The cluster at this moment."""
+        states = [job.state for job in self._endings.jobs.values()]
+        return Snapshot(
+            workers=tuple(self._view(info) for info in self._registry.known()),
+            queued_requests=len(self._queue),
+            queued_tokens=self._queue.prompt_tokens,
+            requests={state: states.count(state) for state in State if state in states},
+            ended=dict(self._endings.ended),
+            attempts=len(self._attempts),
+            leases=len(self._leases),
+            can_serve=bool(self._registry.usable()),
+        )
+
+    def check(self) -> None:
+        """Raise `Bug` if what the managers believe does not fit together."""
+        attempts = self._attempts.all()
+        held = [(worker_id, hold) for attempt in attempts for worker_id, hold in attempt.holds.items()]
+        self._ledger.check([*held, *self._leases.holds()])
+        used = {lease_id for attempt in attempts for lease_id in attempt.leases}
+        for lease_id in self._leases.ids():
+            if lease_id not in used and lease_id not in self._leases.orphans():
+                raise Bug(f"lease {lease_id} belongs to no attempt")
+        for job in self._endings.jobs.values():
+            carried = self._attempts.carrying(job) is not None
+            if carried == (job.request_id in self._queue):
+                raise Bug(f"{job.request_id} in {job.state.value} is {'also' if carried else 'not'} waiting")
+        live = {worker.worker_id for worker in self._registry.live()}
+        if not live.issuperset(self._index.owners()):
+            raise Bug("the prefix index names dead workers")
+
+    def _fire(self, now_s: float) -> bool:
+        """Act on the deadlines that have passed; whether there was one."""
+        fired = False
+        while (key := self._timers.pop_due(now_s)) is not None:
+            self._faults.due(key, now_s)
+            fired = True
+        return fired
+
+    def _dispatch(self, event: Event, now_s: float) -> None:
+        match event:
+            case RequestArrived():
+                self._arrived(event, now_s)
+            case ClientGone():
+                self._client_gone(event.request_id, now_s)
+            case StopMatched():
+                self._stop_matched(event.request_id, now_s)
+            case WorkerJoined():
+                self._joined(event.info, now_s)
+            case WorkerLostEvent():
+                self._faults.lost(event, now_s)
+            case WorkerSaid():
+                self._said(event, now_s)
+            case Heartbeat():
+                self._heartbeat(event, now_s)
+            case Tick():
+                pass
+            case _:
+                assert_never(event)
+
+    def _arrived(self, event: RequestArrived, now_s: float) -> None:
+        request_id = event.request.request_id
+        if request_id in self._endings.jobs:
+            raise Bug(f"request {request_id} arrived twice")
+        job = Job(event.request, received_s=event.received_s, queued_s=now_s)
+        job.moments.mark(Moment.RECEIVED, event.received_s)
+        job.moments.mark(Moment.TOKENISED, event.tokenised_s)
+        self._endings.jobs[request_id] = job
+        if (error := self._admission.never_fits(job)) is not None:
+            self._endings.reject(job, error, now_s)
+        else:
+            self._endings.wait(job, now_s)
+
+    def _shed(self, request_id: RequestId, now_s: float) -> None:
+        """The newcomer that found no place is turned away if too many wait; nobody who was let in ever is."""
+        job = self._endings.jobs.get(request_id)
+        if job is None:
+            return
+        error = self._admission.overflows() if request_id in self._queue else None
+        if error is not None:
+            self._endings.reject(job, error, now_s)
+        else:
+            job.moments.mark(Moment.ADMITTED, now_s)
+
+    def _client_gone(self, request_id: RequestId, now_s: float) -> None:
+        job = self._endings.jobs.get(request_id)
+        if job is not None:
+            self._endings.abort(job, now_s)
+
+    def _stop_matched(self, request_id: RequestId, now_s: float) -> None:
+        """End at once if nobody computes; else when the worker has confirmed, so that its blocks are
+        cached."""
+        job = self._endings.jobs.get(request_id)
+        if job is None:
+            return
+        attempt = self._attempts.carrying(job)
+        if attempt is None or attempt.placing:
+            self._endings.finish(job, FinishReason.STOP, now_s)
+        else:
+            job.moments.mark(Moment.LAST_TOKEN, now_s)
+            self._attempts.close(attempt, After.FINISH, now_s)
+
+    def _joined(self, info: WorkerInfo, now_s: float) -> None:
+        worker = self._registry.join(info, now_s)
+        if worker is not None:
+            self._leases.owner_joined(worker)
+
+    def _heartbeat(self, event: Heartbeat, now_s: float) -> None:
+        worker = self._registry.current(WorkerRef(event.worker_id, event.incarnation))
+        if worker is not None:
+            self._registry.report(worker, event.stats, now_s)
+            self._cost.observe(worker.worker_id, event.stats)
+
+    def _said(self, said: WorkerSaid, now_s: float) -> None:
+        worker = self._registry.current(WorkerRef(said.worker_id, said.incarnation))
+        if worker is None:
+            return
+        self._registry.heard(worker, now_s)
+        match said.event:
+            case BlocksCached(hashes, block_ids):
+                self._index.cached(worker.info.domain_id, worker.worker_id, hashes, block_ids)
+            case BlocksEvicted(hashes):
+                self._index.evicted(worker.info.domain_id, worker.worker_id, hashes)
+            case Leased():
+                self._placing.leased(said.event, now_s)
+            case _:
+                self._said_of_attempt(said, now_s)
+
+    def _said_of_attempt(self, said: WorkerSaid, now_s: float) -> None:
+        event = said.event
+        if isinstance(event, BlocksCached | BlocksEvicted | Leased):
+            return
+        attempt = self._attempts.get(event.request_id, event.attempt)
+        if attempt is None or said.worker_id not in attempt.present:
+            return
+        match event:
+            case Reserved():
+                self._placing.reserved(attempt, said.said_s)
+            case ReserveRefused():
+                self._placing.refused(attempt, event, now_s)
+            case PrefillStarted():
+                self._handoff.prefill_started(attempt, event, said.said_s)
+            case PrefillDone():
+                self._handoff.prefill_done(attempt, said, event, now_s)
+            case DecodeStarted():
+                self._handoff.decode_started(attempt, said, event)
+            case Finished():
+                self._handoff.finished(attempt, said, event, now_s)
+            case Bounced():
+                self._handoff.bounced(attempt, said, now_s)
+            case Dropped():
+                self._handoff.dropped(attempt, said, now_s)
+            case _:
+                assert_never(event)
+
+    def _wish(self, event: Event) -> None:
+        """Ask to be called again at the next deadline, unless that wish is out already."""
+        if isinstance(event, Tick):
+            self._wish_s = None
+        next_s = self._timers.next_s()
+        if next_s is not None and next_s != self._wish_s:
+            self._wish_s = next_s
+            self._outbox.add(WakeAt(next_s))
+
+    def _view(self, info: WorkerInfo) -> WorkerView:
+        worker: Worker | None = self._registry.get(info.worker_id)
+        account = self._ledger.account(info.worker_id)
+        return WorkerView(
+            info=info,
+            alive=worker is not None,
+            usable=worker is not None and not worker.doomed,
+            stats=worker.stats if worker is not None else WorkerStats(),
+            backlog_tokens=account.prefill_tokens,
+            decodes=account.decodes,
+            promised_blocks=len(account.pins) + account.blocks,
+            cached_blocks=self._index.owned_blocks(info.worker_id),
+        )
+
+
+def _may_make_room(event: Event) -> bool:
+    """Whether a request that could not be placed before may have a place now."""
+    told = event.event if isinstance(event, WorkerSaid) else None
+    return not isinstance(told, BlocksCached | BlocksEvicted | PrefillStarted)

@@ -1,0 +1,144 @@
+"""From the start of prefill to the end of the output.
+
+Knows: what each answer of a worker means for an attempt that goes as planned. Does not know: losses,
+deadlines.
+
+    PREFILLING ──PrefillDone: StartDecode──► HANDING_OFF ──DecodeStarted──► DECODING ──Finished──► end
+    PREFILLING ──DecodeStarted (same worker)──► DECODING          any ──Bounced──► waiting again
+"""
+
+from __future__ import annotations
+
+from diptych.domain.cluster import LimitsSpec
+from diptych.domain.commands import StartDecode
+from diptych.domain.errors import Bug
+from diptych.domain.events import DecodeStarted, Finished, PrefillDone, PrefillStarted, WorkerSaid
+from diptych.domain.lifecycle import State, Trigger
+from diptych.domain.report import HandoffKind, HandoffReport, Moment
+from diptych.orchestration.attempts import Attempt, Attempts
+from diptych.orchestration.endings import Endings
+from diptych.orchestration.leases import Leases
+from diptych.orchestration.ledger import Hold
+from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.placing import Placing
+from diptych.orchestration.timers import Timers
+from diptych.performance.estimate import CostModel
+
+
+class Handoff:
+    """Carries running attempts forward."""
+
+    def __init__(
+        self,
+        limits: LimitsSpec,
+        attempts: Attempts,
+        endings: Endings,
+        placing: Placing,
+        leases: Leases,
+        timers: Timers,
+        outbox: Outbox,
+        cost: CostModel,
+    ) -> None:
+        self._limits = limits
+        self._attempts = attempts
+        self._endings = endings
+        self._placing = placing
+        self._leases = leases
+        self._timers = timers
+        self._outbox = outbox
+        self._cost = cost
+
+    def prefill_started(self, attempt: Attempt, event: PrefillStarted, said_s: float) -> None:
+        """The first chunk is in a step: the prompt will be done, however long it takes."""
+        attempt.prefill_started = True
+        self._timers.cancel(attempt.timer)
+        if attempt.after is not None:
+            return
+        if attempt.number == 1:
+            attempt.job.cached_tokens = event.cached_tokens
+        attempt.job.moments.mark(Moment.PREFILL_STARTED, said_s)
+
+    def prefill_done(self, attempt: Attempt, said: WorkerSaid, event: PrefillDone, now_s: float) -> None:
+        """The KV of the prompt stands, under leases; pass it on."""
+        self._learn(attempt, said)
+        arena = attempt.plan.pair.prefill.info.arena
+        own = tuple(block_id for block_id in event.block_ids if block_id in arena)
+        if attempt.export_lease in self._leases:
+            self._leases.export(attempt.export_lease, own)
+        self._attempts.leave(attempt, said.worker_id, now_s)
+        if attempt.after is not None:
+            return
+        attempt.job.move(Trigger.PREFILL_DONE)
+        attempt.job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
+        attempt.prefilled_s = said.said_s
+        self._start_decode(attempt, event, now_s)
+
+    def decode_started(self, attempt: Attempt, said: WorkerSaid, event: DecodeStarted) -> None:
+        """Its worker can decode it from now on."""
+        if attempt.after is not None:
+            return
+        job = attempt.job
+        if job.state is State.PREFILLING:
+            job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
+            self._decodes_alone(attempt)
+        else:
+            job.handoff = self._handed_over(attempt, said.said_s, event.copied_bytes)
+            self._cost.observe_handoff(said.worker_id, job.handoff.handoff_s)
+        job.move(Trigger.DECODE_STARTED)
+        job.moments.mark(Moment.DECODE_STARTED, said.said_s)
+        self._timers.cancel(attempt.timer)
+
+    def finished(self, attempt: Attempt, said: WorkerSaid, event: Finished, now_s: float) -> None:
+        """Its last token is out."""
+        self._attempts.leave(attempt, said.worker_id, now_s)
+        if attempt.after is not None:
+            return
+        attempt.job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
+        self._endings.finish(attempt.job, event.finish_reason, said.said_s)
+
+    def bounced(self, attempt: Attempt, said: WorkerSaid, now_s: float) -> None:
+        """Given back for want of blocks: wait for a place with the tokens so far."""
+        self._learn(attempt, said)
+        self._attempts.leave(attempt, said.worker_id, now_s)
+        if attempt.after is None:
+            self._endings.try_again(attempt, now_s)
+        if said.worker_id == attempt.decode.worker_id:
+            self._placing.cool(attempt.decode, 0, now_s)
+
+    def dropped(self, attempt: Attempt, said: WorkerSaid, now_s: float) -> None:
+        """It has stopped as it was told to."""
+        if said.streamed is not None:
+            attempt.job.learn_output(said.streamed.token_ids)
+        if attempt.after is not None:
+            self._attempts.leave(attempt, said.worker_id, now_s)
+
+    def _learn(self, attempt: Attempt, said: WorkerSaid) -> None:
+        if said.streamed is None:
+            raise Bug(f"{said.worker_id} gave {attempt.key} on without its output so far")
+        attempt.job.learn_output(said.streamed.token_ids)
+
+    def _start_decode(self, attempt: Attempt, event: PrefillDone, now_s: float) -> None:
+        attempt.handed_blocks = len(event.block_ids)
+        attempt.computed_tokens = event.computed_tokens
+        work = attempt.job.work(attempt.number, attempt.plan.pair.decode.info.block_tokens)
+        attempt.job.moments.mark(Moment.HANDED_OFF, now_s)
+        self._timers.set(attempt.timer, now_s + self._limits.handoff_timeout_s)
+        self._outbox.send(attempt.decode, StartDecode(work, event.block_ids, event.computed_tokens))
+
+    def _decodes_alone(self, attempt: Attempt) -> None:
+        """The prompt is computed: it is no backlog any more."""
+        hold = attempt.plan.pair.prefill_hold
+        decoding = Hold(
+            blocks=hold.blocks, pins=hold.pins, decodes=hold.decodes, context_tokens=hold.context_tokens
+        )
+        self._attempts.charge(attempt, attempt.prefill.worker_id, decoding)
+
+    def _handed_over(self, attempt: Attempt, said_s: float, copied_bytes: int) -> HandoffReport:
+        info = attempt.plan.pair.decode.info
+        return HandoffReport(
+            kind=HandoffKind.BORROW,
+            blocks=attempt.handed_blocks,
+            bytes_lent=attempt.computed_tokens // info.block_tokens * info.block_bytes,
+            bytes_copied=copied_bytes,
+            handoff_s=max(0.0, said_s - attempt.prefilled_s),
+        )

@@ -1,0 +1,85 @@
+"""Deadlines by name.
+
+Knows: which deadline comes next. Does not know: what it is for, clocks.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+
+class Timer(StrEnum):
+    """What a deadline is about."""
+
+    HEARTBEAT = "heartbeat"
+    STALL = "stall"
+    RETRY = "retry"
+    """A worker that refused may be asked again."""
+    QUEUE = "queue"
+    ATTEMPT = "attempt"
+    """The present stage of an attempt takes too long."""
+    NO_WORKER = "no_worker"
+
+
+class TimerKey(NamedTuple):
+    """One deadline: ``name`` is a worker or a request, ``number`` an attempt."""
+
+    timer: Timer
+    name: str = ""
+    number: int = 0
+
+
+class Timers:
+    """A heap that tolerates stale entries: moving a deadline later costs nothing until the old time comes."""
+
+    def __init__(self) -> None:
+        self._due_s: dict[TimerKey, float] = {}
+        self._queued_s: dict[TimerKey, float] = {}
+        self._heap: list[tuple[float, TimerKey]] = []
+
+    def __contains__(self, key: TimerKey) -> bool:
+        return key in self._due_s
+
+    def set(self, key: TimerKey, t_s: float) -> None:
+        """Set or move a deadline."""
+        self._due_s[key] = t_s
+        if key not in self._queued_s or t_s < self._queued_s[key]:
+            self._push(key, t_s)
+
+    def cancel(self, key: TimerKey) -> None:
+        """Forget a deadline; an unknown one is fine."""
+        self._due_s.pop(key, None)
+
+    def next_s(self) -> float | None:
+        """The earliest deadline."""
+        self._settle()
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, now_s: float) -> TimerKey | None:
+        """Remove and return the earliest deadline that has passed; ties by key."""
+        self._settle()
+        if not self._heap or self._heap[0][0] > now_s:
+            return None
+        _, key = heappop(self._heap)
+        del self._queued_s[key]
+        del self._due_s[key]
+        return key
+
+    def _settle(self) -> None:
+        """Bring the top of the heap in line with the deadlines as they are now."""
+        while self._heap:
+            t_s, key = self._heap[0]
+            if self._queued_s.get(key) == t_s == self._due_s.get(key):
+                return
+            heappop(self._heap)
+            if self._queued_s.get(key) != t_s:
+                continue
+            del self._queued_s[key]
+            if key in self._due_s:
+                self._push(key, self._due_s[key])
+
+    def _push(self, key: TimerKey, t_s: float) -> None:
+        self._queued_s[key] = t_s
+        heappush(self._heap, (t_s, key))
