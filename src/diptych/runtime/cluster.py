@@ -24,7 +24,7 @@ from diptych.domain.ids import DomainId, RequestId, WorkerId
 from diptych.domain.lifecycle import State
 from diptych.domain.report import RequestReport
 from diptych.metrics.snapshot import ClusterSnapshot
-from diptych.orchestration import Orchestrator
+from diptych.orchestration.core import Orchestrator
 from diptych.performance.estimate import ObservedCost
 from diptych.performance.model_shape import ModelShape
 from diptych.runtime.clock import MonotonicClock
@@ -34,9 +34,8 @@ from diptych.runtime.engines import EngineChoice, EngineName, choose_engine
 from diptych.runtime.incarnation import Setup
 from diptych.runtime.link import Listener
 from diptych.runtime.probe import probe
-from diptych.runtime.streams import Frontend
 from diptych.runtime.supervisor import Slot, StartupError, Supervisor
-from diptych.runtime.topology import Topology, place_of
+from diptych.runtime.topology import Topology, place_of, snapshot_of
 from diptych.transfer.segment import SharedSegment
 
 log = logging.getLogger("diptych.runtime")
@@ -75,7 +74,7 @@ class Cluster:
         self.shares: tuple[WorkerShare, ...] = deal(spec, self.choice.layout, usable_cores())
         self._progress: Progress = progress or (lambda _: None)
         self._orchestrator = Orchestrator(
-            spec.limits, ObservedCost(), max_model_tokens=self.choice.max_model_tokens
+            spec.limits, ObservedCost(), max_model_tokens=self.choice.max_model_tokens, slo=spec.slo
         )
         self.driver = Driver(self._orchestrator, clock or MonotonicClock(), journal)
         self.driver.on_change(self._on_change)
@@ -88,9 +87,9 @@ class Cluster:
     # ------------------------------------------------------------ what it is
 
     @property
-    def frontend(self) -> Frontend:
-        """Where requests go in."""
-        return self.driver
+    def frontend(self) -> Front:
+        """Where requests go in, and the figures that a server shows."""
+        return Front(self.driver, self.snapshot)
 
     @property
     def model_shape(self) -> ModelShape:
@@ -123,8 +122,16 @@ class Cluster:
         return self.driver.requests.report(request_id)
 
     def snapshot(self) -> ClusterSnapshot:
-        """Load and state of all workers now."""
-        raise NotImplementedError
+        """Load and state of all workers and requests now."""
+        layout, seen = self.choice.layout, self._orchestrator.snapshot()
+        return ClusterSnapshot(
+            workers=tuple(
+                snapshot_of(slot, layout, self.driver.stats(slot.share.worker_id)) for slot in self._slots
+            ),
+            waiting_requests=seen.queued_requests,
+            waiting_tokens=seen.queued_tokens,
+            running_requests=sum(count for state, count in seen.requests.items() if state != State.QUEUED),
+        )
 
     def topology(self) -> Topology:
         """Who runs where, for people: banner and dashboard."""
@@ -267,6 +274,18 @@ class Cluster:
         )
 
 
+class Front:
+    """A `Frontend` that also tells how the cluster fares: all that a server needs."""
+
+    def __init__(self, driver: Driver, snapshot: Callable[[], ClusterSnapshot]) -> None:
+        self.now_s = driver.now_s
+        self.submit = driver.submit
+        self.stop = driver.stop
+        self.abort = driver.abort
+        self.ready = driver.ready
+        self.snapshot = snapshot
+
+
 class _Host:
     """What must be given back at the close: directory, socket, memory, processes."""
 
@@ -278,7 +297,7 @@ class _Host:
 
     @classmethod
     async def open(cls, segment_bytes: int) -> _Host:
-        segment = SharedSegment.create(segment_bytes)
+        segment = await asyncio.to_thread(SharedSegment.create, segment_bytes)
         directory = Path(tempfile.mkdtemp(prefix="diptych-"))  # mode 0700: only we may enter
         listener = Listener(directory)
         host = cls(directory, listener, segment)
