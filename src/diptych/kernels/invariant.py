@@ -3,11 +3,12 @@
 Knows: tiles. Does not know: speed at any price.
 
 A library picks its inner loops by the shape of a call, so equal rows get equal bits only if every call has
-the same shape. Hence: linear maps run on tiles of a fixed number of rows (short ones are padded); attention runs
-on fixed tiles of query rows × fixed tiles of positions aligned to the start of the sequence. Within a tile a
-row's place does not matter (each output element is one dot product; `rows_agree` checks it on this machine).
-Over tiles, the maximum is exact in any order and sums go in order of position; a hidden position adds an
-exact zero. What remains works on one row alone, with functions that round alike in vector and scalar code.
+the same shape. Hence: linear maps run on tiles of a fixed number of rows (short ones are padded); attention
+runs on fixed tiles of query rows × fixed tiles of positions aligned to the start of the sequence. Within a
+tile a row's place does not matter (each output element is one dot product; `rows_agree` checks it on this
+machine). Over tiles, the maximum is exact in any order and sums go in order of position; a hidden position
+adds an exact zero. What remains works on one row alone, with functions that round alike in vector and scalar
+code.
 
 One step mixes decode rows and prompt chunks: short spans are computed together (`invariant_short`), a long
 one by itself without copying its keys for every query tile (`invariant_long`). Both multiply the same tile
@@ -35,6 +36,10 @@ CACHED_WEIGHT_BYTES = 4 << 20
 """A weight up to this size stays in the cores' caches between tiles."""
 
 
+ALIGNMENT_BYTES = 64
+"""What torch's own allocations are aligned to; a tensor mapped from a file need not be."""
+
+
 @dataclass(frozen=True)
 class InvariantPlan:
     """Short spans in groups of bounded memory, long spans one by one."""
@@ -56,8 +61,11 @@ class InvariantKernels(Elementwise):
         return "invariant kernels (a row's bits depend neither on its batch nor on chunking)"
 
     def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
-        """Keeps the weight as it is: the call's shape is what is fixed, not the storage."""
-        return PackedLinear(weight_ND.contiguous(), bias_N, weight_ND.shape[1], weight_ND.shape[0])
+        """Keeps the weight as it is, but on a cache line: alignment too may choose a library's inner loop."""
+        weight_ND = weight_ND.contiguous()
+        if weight_ND.data_ptr() % ALIGNMENT_BYTES:
+            weight_ND = weight_ND.clone()
+        return PackedLinear(weight_ND, bias_N, weight_ND.shape[1], weight_ND.shape[0])
 
     def linear(self, x_TD: Tensor, packed: PackedLinear) -> Tensor:
         """See `Kernels.linear`. The bias is added apart, so that it is the same addition everywhere."""
@@ -71,8 +79,8 @@ class InvariantKernels(Elementwise):
         return out[:tokens] if packed.bias_N is None else out[:tokens] + packed.bias_N
 
     def silu_mul(self, gate_up_TI: Tensor) -> Tensor:
-        """See `Kernels.silu_mul`. Torch's own silu rounds differently in the scalar tail of a vector loop, and
-        where that tail falls depends on the size of the call and on the threads; its exp does not."""
+        """See `Kernels.silu_mul`. Torch's own silu rounds differently in the scalar tail of a vector loop,
+        and where that tail falls depends on the size of the call and on the threads; its exp does not."""
         gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
         return gate_TI / gate_TI.neg().exp_().add_(1.0) * up_TI
 

@@ -3,7 +3,8 @@
 Knows: block tables and planes. Does not know: attention.
 
 A plane ``[B, K, S, E]`` is read as rows of ``run`` consecutive slots of one head,
-``[B * K * S / run, run * E]``. Gathering such rows head by head gives ``[K, tokens, E]`` without a transposition.
+``[B * K * S / run, run * E]``. Gathering such rows head by head gives ``[K, tokens, E]`` without a
+transposition.
 
 Shapes: as in `seam`; U runs.
 """

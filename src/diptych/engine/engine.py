@@ -1,0 +1,114 @@
+"""The built-in engine: `StepPlan` in, `StepResult` out.
+
+Knows: the order of a step (copies, ended, new, forward, sample). Does not know: why the plan is as it is.
+
+Shapes: R rows with logits, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from diptych.domain.ids import RequestId
+from diptych.domain.kv import KVLayout
+from diptych.domain.request import Logprob, Sampled
+from diptych.domain.step import StepPlan, StepResult
+from diptych.engine.inputs import PromptRows, SampleRow, StepInputs, pack_step
+from diptych.engine.kv_memory import KVMemory
+from diptych.engine.logprobs import logprobs
+from diptych.engine.runner import Runner
+from diptych.engine.sampler import sample
+from diptych.engine.sequences import Sequences
+from diptych.engine.warm_up import warm_up
+from diptych.models.decoder import Decoder
+from diptych.transfer.copy import copy_blocks
+
+
+class NativeEngine:
+    """Implements `EngineAdapter` with torch."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        memory: KVMemory,
+        device: torch.device,
+        *,
+        exact: bool,
+        now_s: Callable[[], float] = perf_counter,
+    ) -> None:
+        """``exact``: the kernels promise that a row's bits depend on the row alone (`warm_up` checks it)."""
+        self._decoder = decoder
+        self._memory = memory
+        self._device = device
+        self._exact = exact
+        self._now_s = now_s
+        self._runner = Runner(decoder, memory)
+        self._sequences = Sequences()
+
+    @property
+    def layout(self) -> KVLayout:
+        """See `EngineAdapter.layout`."""
+        return self._memory.layout
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> StepResult:
+        """See `EngineAdapter.execute`.
+
+        Raises:
+            SpecError: the model yields numbers that are not finite.
+            Bug: the plan contradicts itself or an earlier one.
+        """
+        began_s = self._now_s()
+        copied_bytes = copy_blocks(self._memory.planes(), plan.copies)
+        copied_s = self._now_s()
+        self._sequences.update(plan.ended, plan.new)
+        if not plan.slices:
+            return StepResult(sampled={}, copied_bytes=copied_bytes, copy_s=copied_s - began_s)
+        inputs = pack_step(plan, self._sequences, self.layout.block_tokens, self._device)
+        logits_RV = self._runner.logits(inputs)
+        return StepResult(
+            sampled=_sampled(logits_RV, inputs.samples),
+            prompt_logprobs=_prompt_logprobs(logits_RV, inputs),
+            copied_bytes=copied_bytes,
+            copy_s=copied_s - began_s,
+            forward_s=self._now_s() - copied_s,
+        )
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """See `EngineAdapter.warm_up`. Uses memory of its own: the shared blocks may be in use by others.
+
+        Raises:
+            SpecError: the kernels promise row independence, and this machine's libraries break it.
+        """
+        warm_up(self._decoder, self.layout, self._device, exact=self._exact)
+
+
+def _sampled(logits_RV: Tensor, rows: tuple[SampleRow, ...]) -> dict[RequestId, Sampled]:
+    if not rows:
+        return {}
+    logits_RV = logits_RV[[row.row for row in rows]]
+    token_ids = sample(logits_RV, rows)
+    return {
+        row.state.request_id: Sampled(token_id, _token_logprob(logits_RV[i], token_id, row))
+        for i, (row, token_id) in enumerate(zip(rows, token_ids, strict=True))
+    }
+
+
+def _token_logprob(logits_V: Tensor, token_id: int, row: SampleRow) -> Logprob | None:
+    wanted = row.state.sampling.logprobs
+    return None if wanted is None else logprobs(logits_V.unsqueeze(0), [token_id], wanted)[0]
+
+
+def _prompt_logprobs(logits_RV: Tensor, inputs: StepInputs) -> dict[RequestId, tuple[Logprob, ...]]:
+    return {rows.state.request_id: _entries(logits_RV, rows) for rows in inputs.prompts}
+
+
+def _entries(logits_RV: Tensor, rows: PromptRows) -> tuple[Logprob, ...]:
+    targets = rows.state.token_ids[rows.start : rows.start + rows.count]
+    scores_RV = logits_RV[rows.first : rows.first + rows.count]
+    return logprobs(scores_RV, targets, rows.state.sampling.prompt_logprobs or 0)

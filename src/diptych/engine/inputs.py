@@ -1,0 +1,109 @@
+"""A `StepPlan` packed into tensors.
+
+Knows: positions, slots, which rows need logits. Does not know: weights, sampling rules.
+
+Shapes: T packed tokens, R rows with logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diptych.domain.errors import Bug
+from diptych.domain.step import Slice, StepPlan
+from diptych.engine.sequences import Sequences, SequenceState
+from diptych.kernels.seam import Span
+from diptych.models.decoder import DecoderInputs
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """Logits rows whose next token is known, because it belongs to the prompt."""
+
+    state: SequenceState
+    first: int
+    """First of the consecutive rows of the logits."""
+    start: int
+    """Position of the token that the first row predicts."""
+    count: int
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """A logits row from which a token is sampled."""
+
+    state: SequenceState
+    row: int
+    output_index: int
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What the forward pass and the sampler read."""
+
+    decoder: DecoderInputs
+    logit_rows_R: Tensor
+    """Packed rows that need logits."""
+    samples: tuple[SampleRow, ...]
+    prompts: tuple[PromptRows, ...]
+
+
+def pack_step(plan: StepPlan, sequences: Sequences, block_tokens: int, device: torch.device) -> StepInputs:
+    """Pack all slices of ``plan``, in their order. Raises `Bug` for a block table that is too short."""
+    spans, rows, first = _spans(plan, block_tokens), _LogitRows(), 0
+    for piece in plan.slices:
+        rows.add(piece, sequences.of(piece), first)
+        first += len(piece.token_ids)
+    positions = [p for piece in plan.slices for p in range(piece.start, piece.start + len(piece.token_ids))]
+    decoder = DecoderInputs(
+        token_ids_T=_ints([t for piece in plan.slices for t in piece.token_ids], device),
+        positions_T=_ints(positions, device),
+        slots_T=_ints([slot for piece in plan.slices for slot in _slots(piece, block_tokens)], device),
+        spans=spans,
+    )
+    return StepInputs(decoder, _ints(rows.packed, device), tuple(rows.samples), tuple(rows.prompts))
+
+
+class _LogitRows:
+    """Collects the rows that need logits."""
+
+    def __init__(self) -> None:
+        self.packed: list[int] = []
+        self.samples: list[SampleRow] = []
+        self.prompts: list[PromptRows] = []
+
+    def add(self, piece: Slice, state: SequenceState, first: int) -> None:
+        """Rows of one slice whose packed rows start at ``first``."""
+        end = piece.start + len(piece.token_ids)
+        if state.sampling.prompt_logprobs is not None:
+            count = min(end, state.prompt_tokens - 1) - piece.start
+            if count > 0:
+                self.prompts.append(PromptRows(state, len(self.packed), piece.start + 1, count))
+                self.packed.extend(range(first, first + count))
+        if piece.sample:
+            self.samples.append(SampleRow(state, len(self.packed), end - state.prompt_tokens))
+            self.packed.append(first + len(piece.token_ids) - 1)
+
+
+def _spans(plan: StepPlan, block_tokens: int) -> tuple[Span, ...]:
+    spans: list[Span] = []
+    first = 0
+    for piece in plan.slices:
+        span = Span(first, len(piece.token_ids), piece.start, piece.block_table)
+        if not span.rows or len(piece.block_table) * block_tokens < span.context:
+            raise Bug(f"{piece.request_id}: {span.context} tokens in {len(piece.block_table)} blocks")
+        spans.append(span)
+        first += span.rows
+    return tuple(spans)
+
+
+def _slots(piece: Slice, block_tokens: int) -> list[int]:
+    table, end = piece.block_table, piece.start + len(piece.token_ids)
+    return [table[p // block_tokens] * block_tokens + p % block_tokens for p in range(piece.start, end)]
+
+
+def _ints(values: list[int], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64).to(device)

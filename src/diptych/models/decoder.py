@@ -1,0 +1,193 @@
+"""The decoder that all supported families share: pre-norm attention and gated MLP, residual around each.
+
+Knows: the order of operations, merged weights. Does not know: what distinguishes the families (`Family` says
+it), files, requests.
+
+Shapes: T packed tokens, D model width, H query heads, K kv heads, E head width, B blocks, S slots per block,
+I width of the MLP, V vocabulary, R sampled rows, P positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diptych.kernels.seam import AttentionShape, Kernels, PackedLinear, Span
+from diptych.models.family import Family, Layer, TensorShapes
+from diptych.models.rotary import rotary_table
+from diptych.performance.model_shape import ModelShape
+
+# ---------------------------------------------------------------- tensor names that all families share
+
+
+def shared_layer_tensors(shape: ModelShape, layer: int) -> TensorShapes:
+    """The tensors that every family has in a layer."""
+    prefix, width = f"model.layers.{layer}.", shape.hidden
+    return {
+        f"{prefix}input_layernorm.weight": (width,),
+        f"{prefix}self_attn.q_proj.weight": (shape.query_width, width),
+        f"{prefix}self_attn.k_proj.weight": (shape.kv_width, width),
+        f"{prefix}self_attn.v_proj.weight": (shape.kv_width, width),
+        f"{prefix}self_attn.o_proj.weight": (width, shape.query_width),
+        f"{prefix}post_attention_layernorm.weight": (width,),
+        f"{prefix}mlp.gate_proj.weight": (shape.intermediate, width),
+        f"{prefix}mlp.up_proj.weight": (shape.intermediate, width),
+        f"{prefix}mlp.down_proj.weight": (width, shape.intermediate),
+    }
+
+
+def outer_tensors(shape: ModelShape) -> TensorShapes:
+    """The tensors outside the layers."""
+    names: TensorShapes = {
+        "model.embed_tokens.weight": (shape.vocab, shape.hidden),
+        "model.norm.weight": (shape.hidden,),
+    }
+    if not shape.tie_embeddings:
+        names["lm_head.weight"] = (shape.vocab, shape.hidden)
+    return names
+
+
+# ---------------------------------------------------------------- forward
+
+
+def split_qkv(qkv_TN: Tensor, shape: ModelShape) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of a merged projection: q [T, H, E], k [T, K, E], v [T, K, E]."""
+    q_TN, k_TN, v_TN = qkv_TN.split([shape.query_width, shape.kv_width, shape.kv_width], dim=-1)
+    return (
+        q_TN.unflatten(-1, (shape.heads, shape.head_dim)),
+        k_TN.unflatten(-1, (shape.kv_heads, shape.head_dim)),
+        v_TN.unflatten(-1, (shape.kv_heads, shape.head_dim)),
+    )
+
+
+def project_merged(
+    x_TD: Tensor, layer: Layer, kernels: Kernels, shape: ModelShape
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The plain case of `Family.project`: one merged linear map, with a bias where the layer has one."""
+    return split_qkv(kernels.linear(x_TD, layer.qkv), shape)
+
+
+@dataclass(frozen=True)
+class DecoderInputs:
+    """The packed tokens of one step."""
+
+    token_ids_T: Tensor
+    positions_T: Tensor
+    slots_T: Tensor
+    """Where each token's K and V go: block * S + slot."""
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Planes:
+    """K and V of one layer, each [B, K, S, E]."""
+
+    k_BKSE: Tensor
+    v_BKSE: Tensor
+
+
+class Decoder:
+    """A loaded model. Holds weights only; KV memory is handed in."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        family: Family,
+        kernels: Kernels,
+        embedding_VD: Tensor,
+        layers: Sequence[Layer],
+        norm_D: Tensor,
+        head: PackedLinear,
+    ) -> None:
+        self.shape = shape
+        self._family = family
+        self._kernels = kernels
+        self._embedding_VD = embedding_VD
+        self._layers = tuple(layers)
+        self._norm_D = norm_D
+        self._head = head
+        cos_PE, sin_PE = rotary_table(shape, embedding_VD.device)
+        self._cos_PE, self._sin_PE = cos_PE.to(embedding_VD.dtype), sin_PE.to(embedding_VD.dtype)
+
+    def forward(self, inputs: DecoderInputs, planes: Sequence[Planes]) -> Tensor:
+        """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V."""
+        x_TD = functional.embedding(inputs.token_ids_T, self._embedding_VD)
+        cos_TE, sin_TE = self._cos_PE[inputs.positions_T], self._sin_PE[inputs.positions_T]
+        block_tokens = planes[0].k_BKSE.shape[2]
+        plan = self._kernels.plan_attention(inputs.spans, self._attention_shape(block_tokens))
+        for layer, memory in zip(self._layers, planes, strict=True):
+            normed_TD = self._kernels.rms_norm(x_TD, layer.input_norm_D, self.shape.rms_eps)
+            q_THE, k_TKE, v_TKE = self._family.project(normed_TD, layer, self._kernels, self.shape)
+            q_THE = self._kernels.rope(q_THE, cos_TE, sin_TE)
+            self._kernels.write_kv(memory.k_BKSE, self._kernels.rope(k_TKE, cos_TE, sin_TE), inputs.slots_T)
+            self._kernels.write_kv(memory.v_BKSE, v_TKE, inputs.slots_T)
+            mixed_THE = self._kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, plan)
+            x_TD = x_TD + self._kernels.linear(mixed_THE.flatten(1), layer.attention_out)
+            x_TD = x_TD + self._mlp(x_TD, layer)
+        return self._kernels.rms_norm(x_TD, self._norm_D, self.shape.rms_eps)
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """Raw next-token scores in float32, [R, V]."""
+        return self._kernels.linear(hidden_RD, self._head).float()
+
+    def _mlp(self, x_TD: Tensor, layer: Layer) -> Tensor:
+        normed_TD = self._kernels.rms_norm(x_TD, layer.mlp_norm_D, self.shape.rms_eps)
+        gate_up_TI = self._kernels.linear(normed_TD, layer.gate_up)
+        return self._kernels.linear(self._kernels.silu_mul(gate_up_TI), layer.down)
+
+    def _attention_shape(self, block_tokens: int) -> AttentionShape:
+        shape = self.shape
+        return AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, block_tokens, shape.sliding_window)
+
+
+# ---------------------------------------------------------------- building
+
+
+class TensorSource:
+    """Where a decoder's tensors come from; one at a time, in the wanted dtype and on the wanted device."""
+
+    def take(self, name: str, expected: tuple[int, ...]) -> Tensor:
+        """The tensor ``name`` of shape ``expected``. Raises `SpecError` if there is no such tensor."""
+        raise NotImplementedError
+
+
+def build_decoder(shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource) -> Decoder:
+    """Load, merge and pack all weights, layer by layer, so that little is in memory twice."""
+    outer = {name: source.take(name, size) for name, size in outer_tensors(shape).items()}
+    embedding_VD = outer["model.embed_tokens.weight"]
+    layers = [_build_layer(shape, family, kernels, source, index) for index in range(shape.layers)]
+    head_VD = embedding_VD if shape.tie_embeddings else outer.pop("lm_head.weight")
+    return Decoder(
+        shape, family, kernels, embedding_VD, layers, outer["model.norm.weight"], kernels.pack(head_VD)
+    )
+
+
+def _build_layer(
+    shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource, index: int
+) -> Layer:
+    prefix = f"model.layers.{index}."
+    tensors = {
+        name.removeprefix(prefix): source.take(name, size)
+        for name, size in family.layer_tensors(shape, index).items()
+    }
+    return Layer(
+        input_norm_D=tensors["input_layernorm.weight"],
+        qkv=_merge(kernels, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
+        query_norm_E=tensors.get("self_attn.q_norm.weight"),
+        key_norm_E=tensors.get("self_attn.k_norm.weight"),
+        attention_out=kernels.pack(tensors["self_attn.o_proj.weight"]),
+        mlp_norm_D=tensors["post_attention_layernorm.weight"],
+        gate_up=_merge(kernels, tensors, ["mlp.gate_proj", "mlp.up_proj"]),
+        down=kernels.pack(tensors["mlp.down_proj.weight"]),
+    )
+
+
+def _merge(kernels: Kernels, tensors: dict[str, Tensor], names: list[str]) -> PackedLinear:
+    """Several linear maps of one input as one; the parts are dropped from ``tensors``."""
+    weight = torch.cat([tensors.pop(f"{name}.weight") for name in names])
+    biases = [tensors.pop(f"{name}.bias") for name in names if f"{name}.bias" in tensors]
+    return kernels.pack(weight, torch.cat(biases) if biases else None)

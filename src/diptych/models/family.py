@@ -1,0 +1,48 @@
+"""What a model family has to say for itself.
+
+Knows: the places where families differ. Does not know: any family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diptych.kernels.seam import Kernels, PackedLinear
+from diptych.performance.model_shape import ModelShape
+
+TensorShapes = dict[str, tuple[int, ...]]
+"""Tensor name → expected shape."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one decoder layer, merged and packed."""
+
+    input_norm_D: Tensor
+    qkv: PackedLinear
+    """Query, key and value projections in one: rows of q, then k, then v."""
+    query_norm_E: Tensor | None
+    key_norm_E: Tensor | None
+    attention_out: PackedLinear
+    mlp_norm_D: Tensor
+    gate_up: PackedLinear
+    """Gate and up projections in one."""
+    down: PackedLinear
+
+
+Project = Callable[[Tensor, Layer, Kernels, ModelShape], tuple[Tensor, Tensor, Tensor]]
+"""Normed input [T, D] → q [T, H, E], k [T, K, E], v [T, K, E], before rotary embedding."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of the registry."""
+
+    architecture: str
+    layer_tensors: Callable[[ModelShape, int], TensorShapes]
+    """Names and shapes of the tensors of one layer."""
+    project: Project
+    """From a layer's input to its queries, keys and values."""

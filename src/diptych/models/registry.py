@@ -1,0 +1,11 @@
+"""Architecture name → family. A new family is one file, one line here and its name in `model_shape`."""
+
+from __future__ import annotations
+
+from diptych.models.family import Family
+from diptych.models.llama import LLAMA
+from diptych.models.mistral import MISTRAL
+from diptych.models.qwen2 import QWEN2
+from diptych.models.qwen3 import QWEN3
+
+FAMILIES: dict[str, Family] = {family.architecture: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
