@@ -15,7 +15,7 @@ from diptych.domain.errors import Bug
 from diptych.domain.events import DecodeStarted, Finished, PrefillDone, PrefillStarted, WorkerSaid
 from diptych.domain.lifecycle import State, Trigger
 from diptych.domain.report import HandoffKind, HandoffReport, Moment
-from diptych.orchestration.attempts import Attempt, Attempts
+from diptych.orchestration.attempts import After, Attempt, Attempts
 from diptych.orchestration.endings import Endings
 from diptych.orchestration.leases import Leases
 from diptych.orchestration.ledger import Hold
@@ -113,6 +113,8 @@ class Handoff:
             self._attempts.leave(attempt, said.worker_id, now_s)
 
     def _learn(self, attempt: Attempt, said: WorkerSaid) -> None:
+        if said.streamed is None and attempt.after is After.NOTHING:
+            return  # the request has ended: nobody asks for its output any more
         if said.streamed is None:
             raise Bug(f"{said.worker_id} gave {attempt.key} on without its output so far")
         attempt.job.learn_output(said.streamed.token_ids)

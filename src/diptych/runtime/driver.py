@@ -30,6 +30,7 @@ from diptych.domain.errors import Bug, WorkerLost
 from diptych.domain.events import (
     Bounced,
     ClientGone,
+    Dropped,
     Event,
     Heartbeat,
     PrefillDone,
@@ -259,7 +260,7 @@ class Driver:
 
     def _streamed_for(self, event: WorkerEvent) -> Streamed | None:
         match event:
-            case Bounced() | PrefillDone():
+            case Bounced() | Dropped() | PrefillDone():
                 request = self.requests.get(event.request_id)
                 return None if request is None else request.streamed()
             case _:
