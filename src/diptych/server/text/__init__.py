@@ -1,0 +1,4 @@
+"""Tokens ↔ text.
+
+Knows: tokenisers, chat templates, stop strings. Does not know: HTTP, requests, the cluster.
+"""
