@@ -61,6 +61,9 @@ TORCH_PACKAGES = frozenset({"kernels", "models", "transfer", "engine", "adapters
 
 TORCH_FREE_FILES_OF_RUNTIME = ("runtime/__init__.py", "runtime/streams.py", "runtime/driver.py")
 
+TORCH_FILES = {"cli/doctor.py": "says which kernels would be chosen here; loads torch when asked"}
+"""Single files above them that may, with the reason."""
+
 CLOCK_CALLS = frozenset(
     {
         "time.time",
@@ -78,11 +81,19 @@ CLOCK_CALLS = frozenset(
 CLOCK_PACKAGES = frozenset({"runtime", "bench"})
 """These live in real time."""
 
-CLOCK_FILES: dict[str, str] = {}
+CLOCK_FILES = {
+    "engine/engine.py": "measures its own steps",
+    "server/wall.py": "dates of answers and of chat templates; no duration comes from it",
+}
 """Single files beside them that may read a clock, with the reason."""
 
-BROAD_EXCEPT_FILES: dict[str, str] = {}
-"""Process boundaries: files that may catch everything, with the reason."""
+SWALLOWING_FILES = {
+    "runtime/driver.py": "a core that breaks an invariant ends the service in order",
+    "runtime/worker_main.py": "the last frame of a worker process: log, tell the head, exit",
+    "server/boundary.py": "the last frame of a request: log, answer 500",
+    "server/text/detokenize.py": "the tokenizers library raises plain `Exception` when it takes text back",
+}
+"""Process boundaries: files that may catch everything without raising again, with the reason."""
 
 
 def _of(*wanted: str) -> list[Source]:
@@ -140,6 +151,7 @@ def test_only_the_lower_right_rows_import_torch() -> None:
         f"{source.name}:{imported.line} imports {imported.module}"
         for source in sources()
         if source.package not in TORCH_PACKAGES | {"runtime"} or source.name in TORCH_FREE_FILES_OF_RUNTIME
+        if source.name not in TORCH_FILES
         for imported in source.imports()
         if imported.module.split(".")[0] in ("torch", "safetensors") and not imported.typing_only
     ]
@@ -162,6 +174,7 @@ def test_clock_functions_are_not_imported_by_name() -> None:
     wrong = [
         f"{source.name}:{imported.line} imports {imported.module}"
         for source in sources()
+        if source.name not in CLOCK_FILES
         for imported in source.imports()
         if imported.module in CLOCK_CALLS
     ]
@@ -178,11 +191,12 @@ def test_nobody_pickles() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def _broad_handlers(source: Source) -> list[str]:
+def _swallowing_handlers(source: Source) -> list[str]:
     return [
         f"{source.name}:{node.lineno} catches everything"
         for node in ast.walk(source.tree)
         if isinstance(node, ast.ExceptHandler) and _is_broad(node.type)
+        if not isinstance(node.body[-1], ast.Raise)  # cleaning up and raising again swallows nothing
     ]
 
 
@@ -200,13 +214,15 @@ def test_errors_are_swallowed_nowhere() -> None:
     wrong = [
         line
         for source in sources()
-        if source.name not in BROAD_EXCEPT_FILES
-        for line in _broad_handlers(source)
+        if source.name not in SWALLOWING_FILES
+        for line in _swallowing_handlers(source)
     ]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("allowed", [CLOCK_FILES, BROAD_EXCEPT_FILES], ids=["clock", "broad except"])
+@pytest.mark.parametrize(
+    "allowed", [TORCH_FILES, CLOCK_FILES, SWALLOWING_FILES], ids=["torch", "clock", "swallowing"]
+)
 def test_exceptions_to_the_rules_still_exist(allowed: dict[str, str]) -> None:
     assert [name for name in allowed if not (PACKAGE / name).exists()] == []
     assert all(allowed.values()), "every exception has a reason"

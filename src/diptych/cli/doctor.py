@@ -129,10 +129,17 @@ def _torch() -> Check:
 
 def _kernels() -> Check:
     try:
-        from diptych.kernels.select import describe
+        import torch
+
+        from diptych.kernels.choose import choose_kernels
     except ImportError as error:
         return Check("kernels", Status.MISSING, str(error), INSTALL_ENGINE, essential=True)
-    return Check("kernels", Status.OK, describe(), essential=True)
+    device = torch.device("cpu")
+    chosen = [
+        f"{name}: {choose_kernels('auto', dtype, device).describe()}"
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    ]
+    return Check("kernels", Status.OK, "; ".join(chosen), essential=True)
 
 
 def _builtin_model() -> Check:

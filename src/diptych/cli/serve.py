@@ -68,6 +68,7 @@ async def _run(spec: ClusterSpec, config: ServerConfig, listener: socket.socket,
     from diptych.cli.hosting import HttpHost, Stopper
     from diptych.cli.model import served_model
     from diptych.cli.starting import shown_progress
+    from diptych.cli.view import ClusterAsServed
     from diptych.runtime.cluster import Cluster
     from diptych.server.app import create_app
 
@@ -79,7 +80,7 @@ async def _run(spec: ClusterSpec, config: ServerConfig, listener: socket.socket,
             if not await stopper.completes(cluster.__aenter__()):
                 return False
         try:
-            app = create_app(cluster.frontend, model, config)
+            app = create_app(ClusterAsServed(cluster), model, config)
             _announce(console, model.name, cluster.topology(), listener, config)
             await HttpHost(app, config).run(listener, stopper, cluster.failed())
         finally:
