@@ -15,6 +15,7 @@ from diptych.runtime.topology import Topology, WorkerPlace
 
 GIB = 1 << 30
 MIB = 1 << 20
+KIB = 1 << 10
 
 
 def banner(model_name: str, topology: Topology, url: str) -> RenderableType:
@@ -79,7 +80,10 @@ def cores_text(cores: tuple[int, ...]) -> str:
 
 def size(count: int) -> str:
     """Bytes for a reader."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.1f} MiB"
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
 
 
 def _addresses(url: str) -> Table:

@@ -56,13 +56,17 @@ def generate(
     as_json: bool
         Print one JSON object instead of text and a timeline.
     """
+    import uvloop
+
     from diptych.cli.asking import Wanted
     from diptych.cli.spec import resolve
 
     spec = resolve(model, cluster, os.environ).spec
     words = prompt or _piped_in() or DEFAULT_PROMPT
     wanted = Wanted(prompt=words, max_tokens=max_tokens, temperature=temperature, seed=seed, raw=raw)
-    if not asyncio.run(_generate(spec, wanted, as_json=as_json)):
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        done = runner.run(_generate(spec, wanted, as_json=as_json))
+    if not done:
         sys.exit(EXIT_INTERRUPTED)
 
 

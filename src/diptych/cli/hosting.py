@@ -1,6 +1,6 @@
 """An HTTP app on a socket until somebody wants it to stop.
 
-Knows: signals, uvicorn. Does not know: what the app does.
+Knows: signals. Does not know: what the app does.
 
 The first signal lets running answers end (for a while), the second does not wait.
 """
@@ -14,11 +14,11 @@ import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from diptych.domain.errors import DiptychError
 from diptych.server.config import ServerConfig
+from diptych.server.serve import HttpServer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -68,7 +68,7 @@ class Stopper:
         self._asked.set()
 
 
-class _Server(uvicorn.Server):
+class _Server(HttpServer):
     """Leaves the signals to `Stopper`: they also count while the cluster starts and closes."""
 
     @contextlib.contextmanager
@@ -81,17 +81,7 @@ class HttpHost:
     """One app, served."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="auto",
-                root_path=config.root_path,
-                timeout_graceful_shutdown=max(1, round(config.shutdown_s)),
-                server_header=False,
-            )
-        )
+        self._server = _Server(app, config)
 
     async def run(
         self, listener: socket.socket, stopper: Stopper, failure: Coroutine[Any, Any, DiptychError]
@@ -101,7 +91,7 @@ class HttpHost:
         asked, failed = asyncio.create_task(stopper.wait()), asyncio.create_task(failure)
         stopper.on_second(self._hurry)
         await asyncio.wait((serving, asked, failed), return_when=asyncio.FIRST_COMPLETED)
-        self._server.should_exit = True
+        self._server.stop()
         await serving
         asked.cancel()
         if failed.done():

@@ -28,7 +28,7 @@ PHASES = {
     "prefill_queue": "queue_s",
     "prefill": "prefill_s",
     "handoff": "handoff_s",
-    "decode_queue": "decode_queue_s",
+    "decode_queue": "handoff_s",  # until decode may start, as in the report's own `handoff_s`
     "decode": "decode_s",
 }
 """Phase of a timeline → what it counts as here. In this order they follow each other."""
