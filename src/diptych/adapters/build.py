@@ -6,10 +6,12 @@ that do not need it). Does not know: pools, roles, processes.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias, assert_never
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
+from diptych.adapters.native import NativeOptions, build_native_engine
 from diptych.adapters.protocol import EngineAdapter
 from diptych.adapters.toy import ToyAdapter, ToyEngine, toy_layout
 
@@ -18,9 +20,9 @@ class NativeEngine(msgspec.Struct, frozen=True, tag="native", kw_only=True):
     """The built-in engine; fields as in `diptych.domain.cluster.ModelSpec`, ``model_dir`` resolved."""
 
     model_dir: str
-    dtype: str = "auto"
-    load_format: str = "auto"
-    numerics: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    load_format: Literal["auto", "dummy"] = "auto"
+    numerics: Literal["auto", "invariant", "fast"] = "auto"
     device: str = "cpu"
 
 
@@ -56,6 +58,23 @@ def build_engine(spec: EngineSpec, memory: EngineMemory, *, seed: int, threads: 
 
 
 def _build_native(spec: NativeEngine, memory: EngineMemory, *, seed: int, threads: int) -> BuiltEngine:
-    from diptych.domain.errors import SpecError
-
-    raise SpecError("native engine")
+    options = NativeOptions(
+        dtype=spec.dtype,
+        load_format=spec.load_format,
+        numerics=spec.numerics,
+        block_tokens=memory.block_tokens,
+        device=spec.device,
+        seed=seed,
+        threads=threads,
+    )
+    lines: list[str] = []
+    engine = build_native_engine(
+        Path(spec.model_dir),
+        options,
+        total_blocks=memory.blocks,
+        buffer=memory.buffer,
+        report=lines.append,
+    )
+    return BuiltEngine(
+        engine, {"kernels": lines[0]} | {f"note {i}": line for i, line in enumerate(lines[1:], 1)}
+    )

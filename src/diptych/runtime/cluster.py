@@ -19,12 +19,13 @@ from types import TracebackType
 
 from diptych.domain.clock import Clock
 from diptych.domain.cluster import ClusterSpec
-from diptych.domain.errors import DiptychError
+from diptych.domain.errors import Bug, DiptychError
 from diptych.domain.ids import DomainId, RequestId, WorkerId
 from diptych.domain.lifecycle import State
 from diptych.domain.report import RequestReport
 from diptych.metrics.snapshot import ClusterSnapshot
 from diptych.orchestration.core import Orchestrator
+from diptych.orchestration.snapshot import Snapshot
 from diptych.performance.estimate import ObservedCost
 from diptych.performance.model_shape import ModelShape
 from diptych.runtime.clock import MonotonicClock
@@ -111,6 +112,13 @@ class Cluster:
         """How often each worker was started again."""
         return {slot.share.worker_id: slot.restarts for slot in self._slots}
 
+    @property
+    def socket_path(self) -> Path:
+        """Where workers connect. Only while the cluster runs."""
+        if self._host is None:
+            raise Bug("the cluster does not run")
+        return self._host.listener.path
+
     def pid(self, worker_id: WorkerId) -> int | None:
         """Process id of a worker that runs now."""
         running = {slot.share.worker_id: slot.incarnation for slot in self._slots}
@@ -132,6 +140,10 @@ class Cluster:
             waiting_tokens=seen.queued_tokens,
             running_requests=sum(count for state, count in seen.requests.items() if state != State.QUEUED),
         )
+
+    def orchestration(self) -> Snapshot:
+        """What the orchestrator holds now: states of requests, attempts, leases."""
+        return self._orchestrator.snapshot()
 
     def topology(self) -> Topology:
         """Who runs where, for people: banner and dashboard."""

@@ -5,7 +5,6 @@ Knows: model directories and `config.json`. Does not know: weights, torch, proce
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -15,8 +14,8 @@ from diptych.adapters.toy import ToyEngine, toy_layout
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.errors import SpecError
 from diptych.domain.kv import KVLayout
-from diptych.performance.model_shape import ModelShape, parse_model_shape
-from diptych.runtime.model_files import resolve_model_dir
+from diptych.models.resolve import read_model_shape, resolve_model_dir
+from diptych.performance.model_shape import ModelShape
 
 EngineName: TypeAlias = Literal["native", "toy"] | ToyEngine
 """By name with its defaults, or a toy with settings of its own."""
@@ -45,7 +44,7 @@ def choose_engine(spec: ClusterSpec, engine: EngineName) -> EngineChoice:
         SpecError: no such model directory, a config that is not supported, a limit beyond the model's.
     """
     model_dir = resolve_model_dir(spec.model.path)
-    shape = read_shape(model_dir)
+    shape = read_model_shape(model_dir)
     built = _engine_spec(spec, engine, model_dir, shape)
     return EngineChoice(
         engine=built,
@@ -56,46 +55,21 @@ def choose_engine(spec: ClusterSpec, engine: EngineName) -> EngineChoice:
     )
 
 
-def read_shape(model_dir: Path) -> ModelShape:
-    """Shape from ``config.json``, EOS ids from ``generation_config.json`` if there. Raises `SpecError`."""
-    config_path = model_dir / "config.json"
-    generation_path = model_dir / "generation_config.json"
-    generation = _read_json(generation_path) if generation_path.exists() else None
-    return parse_model_shape(_read_json(config_path), str(config_path), generation)
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(
-            f"cannot read {path}: {error.strerror}; model.path must be a model directory"
-        ) from None
-    except ValueError as error:
-        raise SpecError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(loaded, dict):
-        raise SpecError(f"{path} must hold an object, not a {type(loaded).__name__}")
-    return loaded
-
-
 def _engine_spec(spec: ClusterSpec, engine: EngineName, model_dir: Path, shape: ModelShape) -> EngineSpec:
     if isinstance(engine, ToyEngine):
         return engine
     if engine == "toy":
         return ToyEngine(vocab_size=shape.vocab)
+    model = spec.model
     return NativeEngine(
-        model_dir=str(model_dir),
-        dtype=spec.model.dtype,
-        load_format=spec.model.load_format,
-        numerics=spec.model.numerics,
+        model_dir=str(model_dir), dtype=model.dtype, load_format=model.load_format, numerics=model.numerics
     )
 
 
 def _layout(spec: ClusterSpec, engine: EngineSpec, shape: ModelShape) -> KVLayout:
     if isinstance(engine, ToyEngine):
         return toy_layout(spec.kv.block_tokens)
-    dtype = shape.dtype if spec.model.dtype == "auto" else spec.model.dtype
-    return shape.kv_layout(spec.kv.block_tokens, dtype)
+    return shape.kv_layout(spec.kv.block_tokens, shape.compute_dtype(spec.model.dtype))
 
 
 def _max_model_tokens(spec: ClusterSpec, shape: ModelShape) -> int:
