@@ -30,14 +30,6 @@ class NativeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Compute threads of this process; None leaves torch's own choice."""
 
 
-def native_dtype(dtype: str, stored: str) -> str:
-    """The dtype to compute in; ``stored`` is the checkpoint's. float16 is run as float32 (bfloat16 would lose
-    mantissa bits, and CPUs are no faster in float16)."""
-    if dtype != "auto":
-        return dtype
-    return "float32" if stored == "float16" else stored
-
-
 def build_native_engine(
     model_dir: Path,
     options: NativeOptions,
@@ -69,7 +61,7 @@ def build_native_engine(
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     shape = read_model_shape(model_dir)
-    dtype_name = native_dtype(options.dtype, shape.dtype)
+    dtype_name = shape.compute_dtype(options.dtype)
     dtype: torch.dtype = getattr(torch, dtype_name)
     device = torch.device(options.device)
     kernels = choose_kernels(options.numerics, dtype, device)

@@ -44,9 +44,13 @@ class ShortPlan:
     """The packed rows of ``real``."""
     pair_span_P: Tensor
     runs_PKU: Tensor
-    hidden_PQL: Tensor
-    beyond_PL: Tensor
-    """Positions that lie after the end of the sequence: whatever the memory holds there must not count."""
+    partial: Tensor
+    """The pairs of which some row does not see everything: for a decode row, that of its own position."""
+    hidden_QL: Tensor
+    """What the rows of ``partial`` pairs do not see, [partial, 1, Q, 1, L]."""
+    beyond_L: Tensor
+    """Positions of ``partial`` pairs after the end of the sequence, [partial, 1, L, 1]: whatever the memory
+    holds there must not count."""
     counts: tuple[int, ...]
     """How many spans have a tile of each rank."""
 
@@ -81,6 +85,9 @@ def _plan_group(group: list[tuple[Span, range]], shape: AttentionShape, device: 
     tile_P = rank_P + torch.tensor([tiles.start for _, tiles in group])[pair_span_P]
     key_PL = tile_positions(tile_P)
     context_N = torch.tensor([span.context for span, _ in group])
+    hidden_PQL = hidden(position_NQ[pair_span_P], key_PL, shape.window)
+    partial = hidden_PQL.flatten(1).any(1).nonzero().squeeze(1)
+    beyond_PL = key_PL >= context_N[pair_span_P].unsqueeze(1)
     return ShortPlan(
         shape=shape,
         query_rows=query_NQ.flatten().to(device),
@@ -88,8 +95,9 @@ def _plan_group(group: list[tuple[Span, range]], shape: AttentionShape, device: 
         real_rows=query_NQ.flatten()[real].to(device),
         pair_span_P=pair_span_P.to(device),
         runs_PKU=_pair_runs([span for span, _ in group], pair_span_P, tile_P, shape).to(device),
-        hidden_PQL=hidden(position_NQ[pair_span_P], key_PL, shape.window).to(device),
-        beyond_PL=(key_PL >= context_N[pair_span_P].unsqueeze(1)).to(device),
+        partial=partial.to(device),
+        hidden_QL=hidden_PQL[partial][:, None, :, None, :].to(device),
+        beyond_L=beyond_PL[partial][:, None, :, None].to(device),
         counts=counts,
     )
 
@@ -125,7 +133,7 @@ def short_attention(
     torch.bmm(q_items, k_items.transpose(1, 2), out=scores)
     weights, sums_PKR1 = _softmax_parts(scores, plan)
     v_PKLE = scratch.gather("v", v_BKSE, plan.runs_PKU, run)
-    v_PKLE.masked_fill_(plan.beyond_PL[:, None, :, None], 0.0)
+    _fill(v_PKLE, plan.partial, plan.beyond_L, 0.0)
     parts_PKRE = torch.bmm(weights, v_PKLE.flatten(0, 1)).view(-1, shape.kv_heads, tile_R, shape.head_dim)
     mixed_NKRE = _sum_ranks(parts_PKRE, plan.counts) / _sum_ranks(sums_PKR1, plan.counts)
     rows = mixed_NKRE.view(-1, shape.kv_heads, query_tile_rows(shape), shape.group, shape.head_dim)
@@ -146,7 +154,7 @@ def _softmax_parts(scores: Tensor, plan: ShortPlan) -> tuple[Tensor, Tensor]:
     """exp(score - row maximum) [P * K, Q * G, L] in place, and its sums over each tile [P, K, Q * G, 1]."""
     shape, pairs = plan.shape, plan.pair_span_P.shape[0]
     by_head = scores.view(pairs, shape.kv_heads, query_tile_rows(shape), shape.group, KV_TILE_TOKENS)
-    by_head.masked_fill_(plan.hidden_PQL[:, None, :, None, :], float("-inf"))
+    _fill(by_head, plan.partial, plan.hidden_QL, float("-inf"))
     tiled = scores.view(pairs, shape.kv_heads, -1, KV_TILE_TOKENS)
     tops_PKR1 = tiled.amax(-1, keepdim=True)
     top_NKR1 = tops_PKR1[: plan.counts[0]].clone()
@@ -156,6 +164,11 @@ def _softmax_parts(scores: Tensor, plan: ShortPlan) -> tuple[Tensor, Tensor]:
         first += count
     tiled.sub_(top_NKR1[plan.pair_span_P]).exp_()
     return scores, tiled.sum(-1, keepdim=True)
+
+
+def _fill(x: Tensor, rows: Tensor, where: Tensor, value: float) -> None:
+    """``x[rows][where] = value`` without touching the other rows."""
+    x.index_copy_(0, rows, x.index_select(0, rows).masked_fill_(where, value))
 
 
 def _sum_ranks(parts: Tensor, counts: tuple[int, ...]) -> Tensor:

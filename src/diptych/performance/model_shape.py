@@ -100,6 +100,16 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
             dtype=dtype,
         )
 
+    def compute_dtype(self, wanted: str) -> str:
+        """The dtype that weights and KV are held in; ``wanted`` is a dtype or 'auto'.
+
+        A float16 checkpoint runs in float32 by default: bfloat16 would cut its mantissa, and CPUs are no
+        faster in float16.
+        """
+        if wanted != "auto":
+            return wanted
+        return "float32" if self.dtype == "float16" else self.dtype
+
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of all parameters held as ``dtype``."""
         return self.parameters * DTYPE_BYTES[dtype]

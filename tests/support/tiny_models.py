@@ -1,0 +1,47 @@
+"""Model directories small enough for tests: configs for dummy weights, random transformers checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TINY: dict[str, Any] = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "eos_token_id": 1,
+}
+"""The sizes that the tiny models share."""
+
+
+def write_config(model_dir: Path, architecture: str = "LlamaForCausalLM", **overrides: Any) -> Path:
+    """A directory with nothing but a config.json (None in ``overrides`` removes a key)."""
+    config = {"architectures": [architecture], "dtype": "float32", **TINY, **overrides}
+    model_dir.mkdir(parents=True, exist_ok=True)
+    kept = {key: value for key, value in config.items() if value is not None}
+    (model_dir / "config.json").write_text(json.dumps(kept))
+    return model_dir
+
+
+def save_random_model(model_dir: Path, family: str, *, max_shard: str = "1GB", **overrides: Any) -> Any:
+    """A random float32 transformers model of ``family`` ('Llama', 'Qwen2' …), saved, and the model itself."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    settings = {**TINY, "initializer_range": 0.2, **overrides}
+    config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager")
+    model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+    for name, parameter in model.named_parameters():  # else norms are one and biases zero: no test at all
+        if "norm" in name or name.endswith("bias"):
+            parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(model_dir, max_shard_size=max_shard)
+    return model
