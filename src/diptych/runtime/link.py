@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from diptych.domain.ids import WorkerId
 from diptych.runtime.wire import (
@@ -81,8 +81,8 @@ class WorkerLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A process has connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A stream socket's transport; uvloop's does not inherit from asyncio's, so no isinstance here.
+        self._transport = cast(asyncio.Transport, transport)
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(GREETING_TIMEOUT_S, self.close, "no greeting in time")
 
