@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -504,5 +505,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert worker.scheduler.plan() is None
 
 
-TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, derandomize=True)
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=200, stateful_step_count=60, deadline=None, derandomize=True
+)
+
+# A failing example is made small for at most five minutes, and must be printed afterwards.
+TestScheduler = pytest.mark.timeout(600)(SchedulerMachine.TestCase)
