@@ -20,6 +20,7 @@ from diptych.domain.events import (
     ClientGone,
     Event,
     Finished,
+    HeadResumed,
     Heartbeat,
     RequestArrived,
     StepReport,
@@ -36,7 +37,7 @@ from diptych.domain.report import RequestReport
 from diptych.domain.request import FinishReason, Request, SamplingParams, TokenOut, Work
 from diptych.domain.worker import Arena, Role, WorkerInfo, WorkerStats
 from diptych.runtime.clock import MonotonicClock
-from diptych.runtime.driver import Driver
+from diptych.runtime.driver import PAUSE_S, Driver
 
 RID, WID = RequestId("r"), WorkerId("w")
 ROOT = BlockHash(bytes(16))
@@ -170,6 +171,29 @@ async def test_stats_in_a_report_are_a_sign_of_life() -> None:
     driver.heard(INFO, StepReport(t_s=0.0, stats=WorkerStats(steps=7)))
     assert core.heard(Heartbeat) == [Heartbeat(WID, 1, WorkerStats(steps=7))]
     assert driver.stats(WID).steps == 7
+
+
+class SteppedClock:
+    """Time that the test moves."""
+
+    def __init__(self) -> None:
+        self.t_s = 100.0
+
+    def now_s(self) -> float:
+        return self.t_s
+
+
+async def test_the_core_hears_of_the_heads_own_pause_before_anything_else() -> None:
+    core, clock = ScriptedCore(), SteppedClock()
+    driver = Driver(core, clock)
+    driver.joined(INFO, Port())
+    clock.t_s += PAUSE_S / 2
+    driver.beat(Heartbeat(WID, 1, WorkerStats()))
+    clock.t_s += 30.0
+    driver.beat(Heartbeat(WID, 1, WorkerStats(steps=1)))
+    assert [type(event) for event in core.events] == [WorkerJoined, Heartbeat, HeadResumed, Heartbeat]
+    assert core.heard(HeadResumed) == [HeadResumed(30.0)]
+    driver.close()
 
 
 async def test_clients_who_are_done_or_unknown_disturb_nobody() -> None:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -110,6 +111,25 @@ async def test_a_worker_killed_while_requests_decode(victim: str) -> None:
         assert set(losses) == ({1} if victim == D else {0}), "decodes that only borrow go on undisturbed"
 
 
+async def test_an_owner_that_came_back_leaves_lent_blocks_alone() -> None:
+    """Its new life starts with an empty cache; what the old one lent is still being read by decode."""
+    async with running(toy_spec(), SLOW_DECODE) as cluster:
+        clients = send_all(cluster, many_requests(IN_FLIGHT, max_tokens=120))
+        await until(lambda: all(len(client.tokens) >= 3 for client in clients), "all decode")
+        send_signal(cluster, P, signal.SIGKILL)
+        await until(lambda: cluster.restart_counts[WorkerId(P)] == 1 and _up(cluster, P), "prefill is back")
+        later = send_all(cluster, many_requests(IN_FLIGHT, max_tokens=3, name="later"))
+        await assert_all_answered(later)
+        assert cluster.restart_counts[WorkerId(D)] == 0
+        assert not any(client.reports for client in clients), "they were to run meanwhile"
+        await assert_all_answered(clients)
+        await assert_settled(cluster)
+
+
+def _up(cluster: Cluster, worker: str) -> bool:
+    return any(seen.worker_id == worker and seen.up for seen in cluster.snapshot().workers)
+
+
 async def assert_recovered(cluster: Cluster, clients: list[Client], victim: str) -> None:
     """All answers are right, the victim is back, nothing is held, and the whole cluster works as before."""
     await assert_all_answered(clients)
@@ -155,6 +175,15 @@ async def test_a_worker_that_hangs_is_ended_and_replaced() -> None:
         assert cluster.restart_counts[WorkerId(D)] == 1
         ended = {place.worker_id: place.last_end for place in cluster.topology().workers}
         assert "silent" in str(ended[WorkerId(D)])
+
+
+async def test_a_head_that_stood_still_does_not_blame_its_workers() -> None:
+    async with running(toy_spec(heartbeat_timeout_s=1.0), SLOW_DECODE) as cluster:
+        clients = send_all(cluster, many_requests(8, max_tokens=20))
+        await until(lambda: all(client.tokens for client in clients), "tokens")
+        time.sleep(1.5)  # the event loop hears nothing for longer than any worker may be silent
+        await assert_all_answered(clients)
+        assert set(cluster.restart_counts.values()) == {0}
 
 
 async def test_a_request_that_kills_workers_fails_alone() -> None:

@@ -203,6 +203,21 @@ class Tick(msgspec.Struct, frozen=True, tag="tick"):
     """The time asked for by `WakeAt` has come."""
 
 
+class HeadResumed(msgspec.Struct, frozen=True, tag="head_resumed"):
+    """The head itself stood still for ``paused_s`` until now: that nothing was heard meanwhile is not the
+    workers' silence."""
+
+    paused_s: float
+
+
 Event: TypeAlias = (
-    RequestArrived | ClientGone | StopMatched | WorkerJoined | WorkerLostEvent | WorkerSaid | Heartbeat | Tick
+    RequestArrived
+    | ClientGone
+    | StopMatched
+    | WorkerJoined
+    | WorkerLostEvent
+    | WorkerSaid
+    | Heartbeat
+    | Tick
+    | HeadResumed
 )

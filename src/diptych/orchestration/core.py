@@ -20,6 +20,7 @@ from diptych.domain.events import (
     Dropped,
     Event,
     Finished,
+    HeadResumed,
     Heartbeat,
     Leased,
     PrefillDone,
@@ -194,7 +195,7 @@ class Orchestrator:
                 self._said(event, now_s)
             case Heartbeat():
                 self._heartbeat(event, now_s)
-            case Tick():
+            case Tick() | HeadResumed():
                 pass
             case _:
                 assert_never(event)

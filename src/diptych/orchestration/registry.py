@@ -124,6 +124,12 @@ class Registry:
             self.forgive(worker)
         self.heard(worker, now_s)
 
+    def excuse(self, now_s: float) -> None:
+        """Nobody could be heard until now: silence and standing still count from here."""
+        for worker in self.live():
+            worker.heard_s = worker.stepped_s = now_s
+            self._watch(worker)
+
     def refuse(self, worker: Worker, refusal: Refusal) -> None:
         """It had no room: ask for no more than that until something changes there, or some time has
         passed."""

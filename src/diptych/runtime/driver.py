@@ -32,6 +32,7 @@ from diptych.domain.events import (
     ClientGone,
     Dropped,
     Event,
+    HeadResumed,
     Heartbeat,
     PrefillDone,
     RequestArrived,
@@ -53,6 +54,13 @@ from diptych.runtime.live import LiveRequests
 from diptych.runtime.streams import RequestStream
 
 log = logging.getLogger("diptych.runtime")
+
+PULSE_S = 0.2
+"""How often the head notes that it lives."""
+
+PAUSE_S = 0.8
+"""A gap of this length between two notes means that the head itself stood still (a stopped process, a starved
+core): what workers said meanwhile waits unread, and their silence means nothing."""
 
 Journal = Callable[[float, Event, list[Command]], None]
 """Sees every event with its time and the commands that it caused, in order: enough to replay the core."""
@@ -100,6 +108,8 @@ class Driver:
         self._joined: dict[WorkerId, _Joined] = {}
         self._stats: dict[WorkerId, WorkerStats] = {}
         self._wake: asyncio.TimerHandle | None = None
+        self._pulse: asyncio.TimerHandle | None = None
+        self._alive_s = clock.now_s()
         self._proven = False
         self._closed = False
         self._on_change: list[Callable[[], None]] = []
@@ -142,6 +152,9 @@ class Driver:
 
     def joined(self, info: WorkerInfo, port: WorkerPort) -> None:
         """An incarnation is ready."""
+        if self._pulse is None:
+            self._alive_s = self.now_s()
+            self._pulse_on()
         self._joined[info.worker_id] = _Joined(info, port)
         self._decide(WorkerJoined(info))
         self._changed()
@@ -195,14 +208,31 @@ class Driver:
     def close(self) -> None:
         """Serve nothing more; every request that still waits gets its report."""
         self._closed = True
-        if self._wake is not None:
-            self._wake.cancel()
+        for timer in (self._wake, self._pulse):
+            if timer is not None:
+                timer.cancel()
         for request_id in self.requests.ids():
             self._fail(request_id, "the cluster is shutting down")
 
     # ------------------------------------------------------------ events in, commands out
 
     def _decide(self, event: Event) -> None:
+        self._notice_pause()
+        self._handle(event)
+
+    def _notice_pause(self) -> None:
+        """Before anything else after a pause: tell the core that it was ours. Deadlines start anew."""
+        now_s = self.now_s()
+        paused_s, self._alive_s = now_s - self._alive_s, now_s
+        if self._pulse is not None and paused_s > PAUSE_S:
+            log.warning("the head stood still for %.1f s", paused_s)
+            self._handle(HeadResumed(paused_s))
+
+    def _pulse_on(self) -> None:
+        self._notice_pause()
+        self._pulse = asyncio.get_running_loop().call_later(PULSE_S, self._pulse_on)
+
+    def _handle(self, event: Event) -> None:
         if self._closed:
             return
         now_s = self.now_s()
