@@ -76,13 +76,13 @@ async def _generate(spec: ClusterSpec, wanted: Wanted, *, as_json: bool) -> bool
 
     from diptych.cli.hosting import Stopper
     from diptych.cli.model import served_model
-    from diptych.cli.starting import shown_progress
+    from diptych.cli.starting import StartProgress
     from diptych.runtime.cluster import Cluster
 
     stopper = Stopper()
     with stopper.listening():
-        with shown_progress(Console(stderr=True)) as progress:
-            cluster = Cluster(spec, progress=progress)
+        with StartProgress(Console(stderr=True)) as progress:
+            cluster = Cluster(spec, progress=progress.say)
             model = served_model(spec, cluster)
             if not await stopper.completes(cluster.__aenter__()):
                 return False

@@ -84,19 +84,21 @@ class HttpHost:
         self._server = _Server(app, config)
 
     async def run(
-        self, listener: socket.socket, stopper: Stopper, failure: Coroutine[Any, Any, DiptychError]
+        self, listener: socket.socket, stopper: Stopper, life: Coroutine[Any, Any, DiptychError]
     ) -> None:
-        """Serve until a signal comes, or until ``failure`` returns an error, which is raised."""
+        """Serve until a signal comes. Meanwhile run ``life``: what it raises or returns ends the server, and
+        is raised."""
         serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        asked, failed = asyncio.create_task(stopper.wait()), asyncio.create_task(failure)
+        asked, living = asyncio.create_task(stopper.wait()), asyncio.create_task(life)
         stopper.on_second(self._hurry)
-        await asyncio.wait((serving, asked, failed), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serving, asked, living), return_when=asyncio.FIRST_COMPLETED)
         self._server.stop()
         await serving
         asked.cancel()
-        if failed.done():
-            raise failed.result()
-        failed.cancel()
+        if living.done():
+            raise living.result()
+        living.cancel()
+        await asyncio.wait((living,))
 
     def _hurry(self) -> None:
         self._server.force_exit = True

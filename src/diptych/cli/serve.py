@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from diptych.domain.cluster import ClusterSpec
+    from diptych.domain.errors import DiptychError
     from diptych.runtime.topology import Topology
     from diptych.server.config import ServerConfig
 
@@ -62,30 +63,39 @@ def serve(
 
 
 async def _run(spec: ClusterSpec, config: ServerConfig, listener: socket.socket, *, quiet: bool) -> bool:
-    """Whether it came to serving."""
+    """Whether the cluster was started before a signal came.
+
+    The server answers from the first moment, so that probes see "alive, not ready" instead of nothing.
+    """
     from rich.console import Console
 
     from diptych.cli.hosting import HttpHost, Stopper
     from diptych.cli.model import served_model
-    from diptych.cli.starting import shown_progress
+    from diptych.cli.starting import StartProgress
     from diptych.cli.view import ClusterAsServed
     from diptych.runtime.cluster import Cluster
     from diptych.server.app import create_app
 
     stopper, console = Stopper(), Console(stderr=True, quiet=quiet)
+    progress, started = StartProgress(console), False
+    cluster = Cluster(spec, progress=progress.say)
+    model = served_model(spec, cluster)
+
+    async def life() -> DiptychError:
+        nonlocal started
+        with progress:
+            await cluster.__aenter__()
+        started = True
+        _announce(console, model.name, cluster.topology(), listener, config)
+        return await cluster.failed()
+
+    app = create_app(ClusterAsServed(cluster), model, config)
     with stopper.listening():
-        with shown_progress(console) as progress:
-            cluster = Cluster(spec, progress=progress)
-            model = served_model(spec, cluster)
-            if not await stopper.completes(cluster.__aenter__()):
-                return False
         try:
-            app = create_app(ClusterAsServed(cluster), model, config)
-            _announce(console, model.name, cluster.topology(), listener, config)
-            await HttpHost(app, config).run(listener, stopper, cluster.failed())
+            await HttpHost(app, config).run(listener, stopper, life())
         finally:
             await cluster.close()
-    return True
+    return started
 
 
 def _announce(
