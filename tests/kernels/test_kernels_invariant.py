@@ -189,15 +189,18 @@ def test_norm_and_activation_bits_do_not_depend_on_company(width: int, threads: 
 def test_fast_operations_agree_with_the_reference(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     fast, reference = FastKernels(CPU, dtype), ReferenceKernels()
-    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
     x, weight = torch.randn(9, 64, dtype=dtype), torch.randn(32, 64, dtype=dtype) / 8
     bias, scale = torch.randn(32, dtype=dtype), torch.randn(64, dtype=dtype)
     torch.testing.assert_close(
         fast.linear(x, fast.pack(weight, bias)),
         reference.linear(x, reference.pack(weight, bias)),
-        **tolerance,
+        rtol=tolerance,
+        atol=tolerance,
     )
-    torch.testing.assert_close(fast.rms_norm(x, scale, 1e-6), reference.rms_norm(x, scale, 1e-6), **tolerance)
+    torch.testing.assert_close(
+        fast.rms_norm(x, scale, 1e-6), reference.rms_norm(x, scale, 1e-6), rtol=tolerance, atol=tolerance
+    )
 
 
 def test_write_kv_stores_rows_in_their_slots() -> None:

@@ -1,0 +1,144 @@
+"""Shapes from config.json: both spellings of every key, defaults, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych.builtin import builtin_model_dir
+from diptych.domain.errors import SpecError
+from diptych.models.resolve import read_model_shape, resolve_model_dir
+from diptych.performance.model_shape import Llama3Rope, parse_model_shape
+from support.tiny_models import TINY, write_config
+
+
+def parse(architecture: str = "LlamaForCausalLM", generation: dict[str, Any] | None = None, **overrides: Any):
+    config = {"architectures": [architecture], **TINY, **overrides}
+    return parse_model_shape({k: v for k, v in config.items() if v is not None}, "config.json", generation)
+
+
+def test_sizes_and_parameter_count() -> None:
+    shape = parse(tie_word_embeddings=True)
+    layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 2 * 64
+    assert shape.parameters == 2 * layer + 160 * 64 + 64
+    assert parse("Qwen2ForCausalLM").parameters == 2 * (layer + 128) + 2 * 160 * 64 + 64
+    assert parse("Qwen3ForCausalLM").parameters == 2 * (layer + 32) + 2 * 160 * 64 + 64
+    assert shape.weight_bytes("bfloat16") == 2 * shape.parameters
+    assert shape.kv_layout(16, "float32").token_bytes == 2 * 2 * 2 * 16 * 4
+
+
+def test_flops() -> None:
+    shape = parse(tie_word_embeddings=True)
+    assert shape.linear_flops(10, 1) == 2 * (10 * 2 * shape.layer_linear_params + 64 * 160)
+    assert shape.attention_flops(3, 5) == 4 * 2 * 64 * (6 + 7 + 8)
+    assert parse("MistralForCausalLM", sliding_window=4).attention_flops(3, 5) == 4 * 2 * 64 * 12
+
+
+def test_old_and_new_spellings() -> None:
+    assert parse(torch_dtype="bfloat16").dtype == parse(dtype="bfloat16").dtype == "bfloat16"
+    old = parse(rope_theta=5e5, rope_scaling={"type": "default"})
+    assert old.rope_theta == parse(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).rope_theta
+    stretched = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    expected = Llama3Rope(factor=32, low_freq_factor=1, high_freq_factor=4, original_max_positions=8192)
+    assert parse(rope_scaling=stretched).rope_scaling == expected
+    assert parse(rope_parameters={**stretched, "rope_theta": 5e5}).rope_scaling == expected
+
+
+def test_defaults_follow_from_other_sizes() -> None:
+    shape = parse(head_dim=None, num_key_value_heads=None)
+    assert (shape.head_dim, shape.kv_heads) == (16, 4)
+
+
+def test_eos_ids_of_the_generation_config_win() -> None:
+    assert parse().eos_token_ids == (1,)
+    assert parse(eos_token_id=[4, 5]).eos_token_ids == (4, 5)
+    assert parse(generation={"eos_token_id": [7, 8]}).eos_token_ids == (7, 8)
+    assert parse(generation={}).eos_token_ids == (1,)
+    assert parse(eos_token_id=None).eos_token_ids == ()
+
+
+def test_float16_is_computed_in_float32() -> None:
+    assert parse(dtype="float16").compute_dtype("auto") == "float32"
+    assert parse(dtype="bfloat16").compute_dtype("auto") == "bfloat16"
+    assert parse(dtype="bfloat16").compute_dtype("float32") == "float32"
+
+
+def test_sliding_window_is_mistrals_alone() -> None:
+    assert parse("MistralForCausalLM", sliding_window=9).sliding_window == 9
+    assert parse("Qwen2ForCausalLM", sliding_window=9).sliding_window is None
+    with pytest.raises(SpecError, match="use_sliding_window"):
+        parse("Qwen2ForCausalLM", use_sliding_window=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"hidden_size": None}, r"config.json lacks the key 'hidden_size'"),
+        ({"rms_norm_eps": None}, r"lacks the key 'rms_norm_eps'"),
+        ({"num_hidden_layers": "two"}, r"'num_hidden_layers' must be a number, not 'two'"),
+        ({"vocab_size": 10.5}, r"'vocab_size' must be a whole number"),
+        ({"hidden_act": "gelu"}, r"hidden_act 'gelu' is not supported"),
+        ({"attention_bias": True}, r"'attention_bias' is not supported"),
+        ({"quantization_config": {"bits": 4}}, r"'quantization_config' is not supported"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, r"rope_type 'yarn' is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, r"\(rope_scaling\) lacks the key 'factor'"),
+        ({"rope_scaling": 3}, r"'rope_scaling' must be an object"),
+        ({"dtype": "int8"}, r"dtype 'int8' is not supported"),
+        ({"num_key_value_heads": 3}, r"4 query heads cannot share 3 kv heads evenly"),
+        ({"head_dim": 15}, r"head_dim 15 is odd"),
+        ({"num_hidden_layers": 0}, r"must be positive"),
+        ({"architectures": None}, r"lacks the key 'architectures'"),
+    ],
+)
+def test_wrong_configs_are_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parse(**overrides)
+
+
+def test_unknown_architecture_names_the_supported_ones() -> None:
+    with pytest.raises(
+        SpecError, match=r"'GPT2LMHeadModel' is not supported \(supported: LlamaForCausalLM, .*Qwen3"
+    ):
+        parse("GPT2LMHeadModel")
+
+
+def test_resolving_directories_and_the_built_in_model(tmp_path: Path) -> None:
+    assert resolve_model_dir("builtin") == builtin_model_dir()
+    assert resolve_model_dir(str(tmp_path)) == tmp_path
+    with pytest.raises(SpecError, match=r"'\./nowhere' does not exist"):
+        resolve_model_dir("./nowhere")
+
+
+def test_a_hub_name_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SpecError, match=r"'nobody/nothing' is no directory .*give a local directory"):
+        resolve_model_dir("nobody/nothing")
+    with pytest.raises(SpecError, match="neither a directory nor a valid hub name"):
+        resolve_model_dir("bad--name..")
+
+
+def test_reading_a_directory(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 3]}))
+    assert read_model_shape(tmp_path).eos_token_ids == (2, 3)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SpecError, match="not valid JSON"):
+        read_model_shape(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(SpecError, match="must hold a JSON object"):
+        read_model_shape(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(SpecError, match=r"config.json is missing"):
+        read_model_shape(tmp_path)
