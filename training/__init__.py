@@ -1,0 +1,1 @@
+"""Training code that stays outside the shipped package."""

@@ -1,0 +1,1 @@
+"""The built-in model: its world, its text, its tokenizer, its training and its evaluation."""
