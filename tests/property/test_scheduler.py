@@ -446,7 +446,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         while self.lent:
             self.take_back(0)
-        for _ in range(5000):
+        for _ in range(2000):
             if not self._drain_once():
                 break
         assert not self._queued() and not self._active(), "some request never ended"

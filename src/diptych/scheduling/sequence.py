@@ -121,7 +121,10 @@ class Sequence:
         return blocks_for(len(self.tokens), self.block_tokens) - len(self.block_table)
 
     def block_hash(self, index: int) -> BlockHash:
-        """Hash of full block ``index``; computed once, when first asked for."""
+        """Hash of full block ``index``; computed once, when first asked for. Raises `Bug` for a block that
+        the tokens do not fill."""
+        if (index + 1) * self.block_tokens > len(self.tokens):
+            raise Bug(f"{self.request_id}: block {index} is not full and has no hash")
         while len(self.hashes) <= index:
             parent = self.hashes[-1] if self.hashes else self.work.cache_root
             start = len(self.hashes) * self.block_tokens
