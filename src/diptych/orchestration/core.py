@@ -124,8 +124,8 @@ class Orchestrator:
         and for a move that the lifecycle does not hold.
         """
         self._registry.note_absence(now_s)
-        fired = self._fire(now_s)
         self._dispatch(event, now_s)
+        fired = self._fire(now_s)  # afterwards: whom we have just heard is not silent
         if fired or _may_make_room(event):
             self._placing.place_waiting(now_s)
         if isinstance(event, RequestArrived):
@@ -195,7 +195,9 @@ class Orchestrator:
                 self._said(event, now_s)
             case Heartbeat():
                 self._heartbeat(event, now_s)
-            case Tick() | HeadResumed():
+            case HeadResumed():
+                self._registry.excuse(now_s)
+            case Tick():
                 pass
             case _:
                 assert_never(event)
