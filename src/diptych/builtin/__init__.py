@@ -1,6 +1,6 @@
 """The model that comes with the package.
 
-Knows where its directory lies and what it is called. Does not load it.
+Knows: where its directory lies and what it is called. Does not know: how it is loaded.
 """
 
 from importlib.resources import files
