@@ -51,7 +51,7 @@ bench: $(STAMP) ## Measure this machine (benchmarks/README.md)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 train: $(STAMP) ## Train the built-in model again from its generated corpus
-	$(BIN)/python -m training $(ARGS)
+	$(BIN)/python -m training.tales.train --out src/diptych/builtin/tales $(ARGS)
 
 docs: $(STAMP) ## Write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
