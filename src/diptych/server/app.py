@@ -42,7 +42,6 @@ def create_app(frontend: ServedCluster, model: ServedModel, config: ServerConfig
         title="diptych",
         version=__version__,
         summary="Language models served with prefill and decode on separate pools of workers.",
-        root_path=settings.root_path,
     )
     app.state.server = Server(
         cluster=frontend,

@@ -70,9 +70,10 @@ class Choice:
         )
         self._matcher = StopMatcher(wishes.stops, include=wishes.include_stop)
         self._decoded_characters = 0
+        self._sent_characters = 0
         self._finish_reason: FinishReason | None = None
         self._stop_token_id: TokenId | None = None
-        self._waiting: list[TokenRecord] = []  # consumed, but their text is not out yet
+        self._waiting: list[TokenRecord] = []  # their text is not out yet
         self._begun = False
 
     # ------------------------------------------------------------ in
@@ -92,8 +93,9 @@ class Choice:
         began = first and self._begun
         if not (piece.text or began):
             return None
-        piece.records += self._waiting
-        self._waiting = []
+        self._sent_characters += len(piece.text)
+        out = sum(record.text_offset < self._sent_characters for record in self._waiting)
+        piece.records, self._waiting = self._waiting[:out], self._waiting[out:]
         return piece
 
     def end(self) -> Piece:

@@ -18,7 +18,7 @@ class ServerConfig(BaseModel):
     host: str = Field(default="127.0.0.1", description="Address to listen on; others can reach only theirs.")
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
     root_path: str = Field(default="", description="Path prefix that a proxy in front strips.")
-    api_keys: tuple[Annotated[str, Field(min_length=1, repr=False)], ...] = Field(
+    api_keys: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), repr=False, description="Keys that clients may send; none: nobody is asked for one."
     )
     protect_metrics: bool = Field(default=False, description="Ask for a key at /metrics, too.")

@@ -29,6 +29,7 @@ class HttpServer(uvicorn.Server):
                 app,
                 host=config.host,
                 port=config.port,
+                root_path=config.root_path,
                 http="httptools",
                 ws="none",
                 lifespan="off",

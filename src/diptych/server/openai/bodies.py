@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 MAX_LOGPROBS = 20
 MAX_CHOICES = 128
 
-Names: TypeAlias = Annotated[list[str], FailFast()]
-TokenIds: TypeAlias = Annotated[list[int], FailFast()]
-Prompt: TypeAlias = str | Names | TokenIds | Annotated[list[TokenIds], FailFast()]
+Names: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
+TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
+Prompt: TypeAlias = str | Names | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
 LogprobCount: TypeAlias = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
