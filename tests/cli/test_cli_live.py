@@ -22,7 +22,7 @@ from support.source import REPOSITORY
 
 pytestmark = pytest.mark.live
 
-PROMPT = "Tell me a story about a fox."
+PROMPT = "Tell me a tale."
 SMALL = ("--kv-memory", "64MiB", "--max-model-tokens", "512")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diptych.runtime.cluster import Cluster
     from diptych.server.model import ServedModel
 
-DEFAULT_PROMPT = "Tell me a story about a fox."
+DEFAULT_PROMPT = "Tell me a tale."
 EXIT_INTERRUPTED = 130
 
 
