@@ -378,8 +378,8 @@ async def test_a_bug_costs_one_request() -> None:
 
 
 async def test_a_bug_in_mid_stream_is_a_frame_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    frontend = saying("the fox said")
-    frontend.hold_at[6] = asyncio.Event()
+    frontend = saying("123456789")  # a token each
+    frontend.hold_at[8] = asyncio.Event()
 
     def broken(self: object, tokens: int, since: float | None) -> None:
         if since is not None:
