@@ -324,6 +324,18 @@ def test_decode_publishes_too_and_the_next_turn_finds_it() -> None:
     assert worker.output("next") == reference_output(prompt, sampling(2))
 
 
+def test_a_resumed_request_finds_the_blocks_of_its_own_output() -> None:
+    worker = OneWorker()
+    worker.tell(start("r", count(6), 12))
+    for _ in range(9):
+        worker.step()
+    worker.tell(DropWork(R, 1))
+    worker.tell(start("r", count(6), 12, output=worker.output("r"), attempt=2))
+    worker.run()
+    assert worker.said(PrefillStarted)[-1] == PrefillStarted(request_id=R, attempt=2, cached_tokens=12)
+    assert worker.output("r") == reference_output(count(6), sampling(12))
+
+
 @pytest.mark.parametrize(("tokens", "cached"), [(8, 4), (9, 8), (4, 0), (3, 0)])
 def test_at_least_one_token_is_computed(tokens: int, cached: int) -> None:
     worker = OneWorker()
@@ -559,6 +571,18 @@ def test_a_lone_decode_that_cannot_grow_gives_itself_back() -> None:
     worker.tell(Reserve(RequestId("other"), 1, 1))
     assert worker.plan() is None
     assert worker.events[-1] == Bounced(request_id=R, attempt=1, reason=KV_PRESSURE)
+
+
+def test_whoever_waits_takes_the_place_of_a_lone_decode_that_gave_itself_back() -> None:
+    worker = OneWorker(arena=Arena(0, 4), prompt_cache=False)
+    worker.tell(start("r", count(12), 9))
+    worker.step()
+    worker.tell(start("next", count(12, 30), 1, arrival_s=1.0))
+    worker.tell(Reserve(RequestId("other"), 1, 1))
+    plan = worker.step()
+    assert worker.said(Bounced) == [Bounced(request_id=R, attempt=1, reason=KV_PRESSURE)]
+    assert [piece.request_id for piece in plan.slices] == ["next"]
+    assert plan.ended == ("r",)
 
 
 def test_a_prompt_larger_than_the_arena_is_given_back() -> None:

@@ -124,8 +124,7 @@ class Batcher:
     def _add_chunks(self, batch: Batch) -> None:
         """Running and waiting prompts by one order; the first gets all it can use of the budget."""
         started = self._roster.in_phase(Phase.PREFILL)
-        # Whoever was given back made room for those who run; a newcomer would take it and be next to go.
-        may_admit = not (batch.bounced and self._roster.running)
+        may_admit = True
         while budget := self._config.token_budget - batch.tokens:
             head = self._roster.prefills.head if may_admit and self._has_seat() else None
             if head and (not started or head.order < started[0].order):
