@@ -112,6 +112,12 @@ def test_a_batch_of_any_rows_agrees_with_the_definition(rows: list[SampleRow], s
     assert got == [reference(logits_RV[i].tolist(), choice) for i, choice in enumerate(rows)]
 
 
+def test_ids_beyond_the_vocabulary_change_nothing() -> None:
+    odd = row(params(logit_bias=((VOCAB, 9.0),), stop_token_ids=(VOCAB + 5,), min_tokens=3))
+    logits_RV = random_logits(1, 3)
+    assert sample(logits_RV, [odd]) == sample(logits_RV, [row(params())])
+
+
 @pytest.mark.parametrize("vocab", [40, 3001])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_draws_the_same_in_any_company(vocab: int, threads: int) -> None:

@@ -32,12 +32,16 @@ def needs_adjusting(sampling: SamplingParams, output_index: int) -> bool:
 
 
 def adjust(logits_V: Tensor, state: SequenceState, output_index: int) -> None:
-    """Apply a sequence's bias, minimum length and penalties in place."""
-    sampling = state.sampling
+    """Apply a sequence's bias, minimum length and penalties in place.
+
+    Ids beyond the vocabulary (tokenisers may know more than the model) cannot be sampled and are skipped.
+    """
+    sampling, vocab = state.sampling, logits_V.shape[0]
     for token_id, bias in sampling.logit_bias:
-        logits_V[token_id] += bias
-    if output_index < sampling.min_tokens and sampling.stop_token_ids:
-        logits_V[list(sampling.stop_token_ids)] = float("-inf")
+        if token_id < vocab:
+            logits_V[token_id] += bias
+    if output_index < sampling.min_tokens:
+        logits_V[[token_id for token_id in sampling.stop_token_ids if token_id < vocab]] = float("-inf")
     output_ids = state.token_ids[state.prompt_tokens : state.prompt_tokens + output_index]
     if sampling.repetition_penalty != 1.0:
         _repetition(

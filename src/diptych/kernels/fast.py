@@ -66,17 +66,18 @@ class FastKernels(Elementwise):
 
     def plan_attention(self, spans: tuple[Span, ...], shape: AttentionShape) -> FastPlan:
         """See `Kernels.plan_attention`."""
-        return FastPlan(tuple(self._plan_span(span, shape) for span in spans), shape)
+        tables = [span.blocks[: -(-span.context // shape.block_tokens)] for span in spans]
+        blocks = torch.tensor([block for table in tables for block in table], device=self._device)
+        start = torch.zeros_like(blocks)
+        rows = run_rows(blocks, start, shape.kv_heads, shape.block_tokens, shape.block_tokens)
+        pieces = zip(spans, rows.split([len(table) for table in tables], dim=1), strict=True)
+        return FastPlan(tuple(self._plan_span(span, rows_KU, shape) for span, rows_KU in pieces), shape)
 
-    def _plan_span(self, span: Span, shape: AttentionShape) -> _SpanPlan:
-        used = -(-span.context // shape.block_tokens)
-        blocks = torch.tensor(span.blocks[:used], device=self._device)
-        rows = run_rows(
-            blocks, torch.zeros_like(blocks), shape.kv_heads, shape.block_tokens, shape.block_tokens
-        )
+    def _plan_span(self, span: Span, rows_KU: Tensor, shape: AttentionShape) -> _SpanPlan:
         windowed = shape.window is not None and span.context > shape.window
         plain = not windowed and (span.start == 0 or span.rows == 1)
-        return _SpanPlan(span, rows, None if plain else visible(span, shape.window, self._device))
+        mask_QL = None if plain else visible(span, shape.window, self._device)
+        return _SpanPlan(span, rows_KU.contiguous(), mask_QL)
 
     def attention(self, q_THE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, plan: FastPlan) -> Tensor:
         """See `Kernels.attention`."""

@@ -27,8 +27,8 @@ from diptych.kernels.invariant_tiles import (
 from diptych.kernels.paging import Scratch, run_rows
 from diptych.kernels.seam import AttentionShape, Span
 
-GROUP_ELEMENTS = 4 << 20
-"""Elements of gathered keys in one group: bounds the scratch memory."""
+GROUP_ELEMENTS = 1 << 19
+"""Elements of gathered keys in one group: 2 MiB, so that they are still cached when they are multiplied."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class ShortPlan:
     """The pairs of which some row does not see everything: for a decode row, that of its own position."""
     hidden_QL: Tensor
     """What the rows of ``partial`` pairs do not see, [partial, 1, Q, 1, L]."""
-    beyond_L: Tensor
-    """Positions of ``partial`` pairs after the end of the sequence, [partial, 1, L, 1]: whatever the memory
-    holds there must not count."""
+    tails: tuple[tuple[int, int], ...]
+    """(pair, filled) of the kv tiles that their sequence fills only up to ``filled``: whatever the memory
+    holds beyond must not count, not even as zero times infinity."""
     counts: tuple[int, ...]
     """How many spans have a tile of each rank."""
 
@@ -84,10 +84,8 @@ def _plan_group(group: list[tuple[Span, range]], shape: AttentionShape, device: 
     rank_P = torch.cat([torch.full((count,), rank) for rank, count in enumerate(counts)])
     tile_P = rank_P + torch.tensor([tiles.start for _, tiles in group])[pair_span_P]
     key_PL = tile_positions(tile_P)
-    context_N = torch.tensor([span.context for span, _ in group])
     hidden_PQL = hidden(position_NQ[pair_span_P], key_PL, shape.window)
     partial = hidden_PQL.flatten(1).any(1).nonzero().squeeze(1)
-    beyond_PL = key_PL >= context_N[pair_span_P].unsqueeze(1)
     return ShortPlan(
         shape=shape,
         query_rows=query_NQ.flatten().to(device),
@@ -97,7 +95,7 @@ def _plan_group(group: list[tuple[Span, range]], shape: AttentionShape, device: 
         runs_PKU=_pair_runs([span for span, _ in group], pair_span_P, tile_P, shape).to(device),
         partial=partial.to(device),
         hidden_QL=hidden_PQL[partial][:, None, :, None, :].to(device),
-        beyond_L=beyond_PL[partial][:, None, :, None].to(device),
+        tails=_tails(group, counts),
         counts=counts,
     )
 
@@ -105,6 +103,16 @@ def _plan_group(group: list[tuple[Span, range]], shape: AttentionShape, device: 
 def _rank_counts(tiles: list[int]) -> tuple[int, ...]:
     """``counts[i]`` = how many spans have more than i tiles (``tiles`` descends)."""
     return tuple(sum(count > rank for count in tiles) for rank in range(tiles[0]))
+
+
+def _tails(group: list[tuple[Span, range]], counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Where each span's last kv tile ends, if it is not full. Its rank is the span's last."""
+    firsts = [sum(counts[:rank]) for rank in range(len(counts))]
+    return tuple(
+        (firsts[len(tiles) - 1] + index, span.context % KV_TILE_TOKENS)
+        for index, (span, tiles) in enumerate(group)
+        if span.context % KV_TILE_TOKENS
+    )
 
 
 def _pair_runs(spans: list[Span], pair_span_P: Tensor, tile_P: Tensor, shape: AttentionShape) -> Tensor:
@@ -133,7 +141,8 @@ def short_attention(
     torch.bmm(q_items, k_items.transpose(1, 2), out=scores)
     weights, sums_PKR1 = _softmax_parts(scores, plan)
     v_PKLE = scratch.gather("v", v_BKSE, plan.runs_PKU, run)
-    _fill(v_PKLE, plan.partial, plan.beyond_L, 0.0)
+    for pair, filled in plan.tails:
+        v_PKLE[pair, :, filled:].zero_()
     parts_PKRE = torch.bmm(weights, v_PKLE.flatten(0, 1)).view(-1, shape.kv_heads, tile_R, shape.head_dim)
     mixed_NKRE = _sum_ranks(parts_PKRE, plan.counts) / _sum_ranks(sums_PKR1, plan.counts)
     rows = mixed_NKRE.view(-1, shape.kv_heads, query_tile_rows(shape), shape.group, shape.head_dim)
@@ -154,7 +163,8 @@ def _softmax_parts(scores: Tensor, plan: ShortPlan) -> tuple[Tensor, Tensor]:
     """exp(score - row maximum) [P * K, Q * G, L] in place, and its sums over each tile [P, K, Q * G, 1]."""
     shape, pairs = plan.shape, plan.pair_span_P.shape[0]
     by_head = scores.view(pairs, shape.kv_heads, query_tile_rows(shape), shape.group, KV_TILE_TOKENS)
-    _fill(by_head, plan.partial, plan.hidden_QL, float("-inf"))
+    seen = by_head.index_select(0, plan.partial).masked_fill_(plan.hidden_QL, float("-inf"))
+    by_head.index_copy_(0, plan.partial, seen)
     tiled = scores.view(pairs, shape.kv_heads, -1, KV_TILE_TOKENS)
     tops_PKR1 = tiled.amax(-1, keepdim=True)
     top_NKR1 = tops_PKR1[: plan.counts[0]].clone()
@@ -164,11 +174,6 @@ def _softmax_parts(scores: Tensor, plan: ShortPlan) -> tuple[Tensor, Tensor]:
         first += count
     tiled.sub_(top_NKR1[plan.pair_span_P]).exp_()
     return scores, tiled.sum(-1, keepdim=True)
-
-
-def _fill(x: Tensor, rows: Tensor, where: Tensor, value: float) -> None:
-    """``x[rows][where] = value`` without touching the other rows."""
-    x.index_copy_(0, rows, x.index_select(0, rows).masked_fill_(where, value))
 
 
 def _sum_ranks(parts: Tensor, counts: tuple[int, ...]) -> Tensor:
