@@ -84,6 +84,7 @@ def test_every_metric_of_the_table_is_exported() -> None:
         elif metric.origin is Origin.REQUEST:
             export.observe(metric, 0.3, *("x" for _ in metric.labels))
     text = export.render().decode()
+    assert "_created" not in text
     for metric in METRICS:
         assert f"# HELP {metric.name} " in text, metric.name
         assert f"# TYPE {metric.name} {metric.kind.value}" in text, metric.name

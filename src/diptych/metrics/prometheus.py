@@ -44,7 +44,7 @@ class PrometheusExport:
 
     def render(self) -> bytes:
         """Everything in Prometheus' text form."""
-        return generate_latest(self.registry)
+        return generate_latest(_WithoutCreation(self.registry))
 
     def _declare(self, metric: Metric) -> None:
         match metric.kind:
@@ -58,6 +58,18 @@ class PrometheusExport:
                 )
             case Kind.GAUGE:
                 raise ValueError(f"{metric.name}: gauges are read from a snapshot, not recorded")
+
+
+class _WithoutCreation(Collector):
+    """Leaves out when each series began: twice the series for what a scraper finds out by itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Family]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
 
 
 Samples = list[tuple[tuple[str, ...], float]]
