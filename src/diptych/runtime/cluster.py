@@ -139,6 +139,7 @@ class Cluster:
             waiting_requests=seen.queued_requests,
             waiting_tokens=seen.queued_tokens,
             running_requests=sum(count for state, count in seen.requests.items() if state != State.QUEUED),
+            bounces_total=self.driver.bounces,
         )
 
     def orchestration(self) -> Snapshot:

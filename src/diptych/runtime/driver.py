@@ -102,6 +102,8 @@ class Driver:
         self.requests = LiveRequests()
         self.fatal: Bug | None = None
         """Set once when the core broke; nothing is served any more."""
+        self.bounces = 0
+        """Attempts that workers gave back because KV memory was full."""
         self._core = core
         self._clock = clock
         self._journal = journal
@@ -164,6 +166,7 @@ class Driver:
         self.requests.deliver(report.tokens, report.prompt_logprobs)
         said_s = min(report.t_s, self.now_s())
         for event in report.events:
+            self.bounces += isinstance(event, Bounced)
             streamed = self._streamed_for(event)
             self._decide(WorkerSaid(info.worker_id, info.incarnation, said_s, event, streamed))
         if report.stats is not None:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from diptych.adapters.build import EngineSpec
 from diptych.domain.commands import WorkerCommand
+from diptych.domain.errors import Bug
 from diptych.domain.events import Heartbeat, StepReport
 from diptych.domain.ids import BlockId, DomainId, LeaseId, WorkerId
 from diptych.domain.kv import KVLayout
@@ -219,7 +220,9 @@ class Incarnation:
     def _begin(self, ready: Ready) -> None:
         """`Begin` is written before the core hears of the worker: whatever it orders comes after."""
         if ready.layout != self._setup.layout:
-            raise MalformedFrame(f"the engine's KV layout {ready.layout} is not {self._setup.layout}")
+            why = f"the engine's KV layout {ready.layout} is not {self._setup.layout}"
+            self._startup_error = StartupFailed(Bug.code, why)
+            raise MalformedFrame(why)
         if self._timeout is not None:
             self._timeout.cancel()
         self.description = ready.description

@@ -32,6 +32,7 @@ class ChildProcess:
         self._process = process
         self._output = output
         self._tail = tail
+        self._pidfd = _open_pidfd(process.pid)
 
     @classmethod
     async def start(
@@ -78,14 +79,28 @@ class ChildProcess:
     async def wait(self) -> int:
         """Wait for its end; its exit status (negative: the signal)."""
         status = await self._process.wait()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         await asyncio.wait([self._output], timeout=DRAIN_S)
         self._output.cancel()
         return status
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+        """By pidfd: it can't hit another process, and does not reap this one behind the event loop's back."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            elif self._process.returncode is None:
                 self._process.send_signal(number)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """None when the child has ended already, or where the kernel has no pidfds."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def describe_exit(status: int) -> str:
