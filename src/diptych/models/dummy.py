@@ -11,6 +11,10 @@ from torch import Tensor
 from diptych.models.decoder import TensorSource
 
 
+DRAWN_VALUES = 4_194_301
+"""A matrix repeats this many drawn values: drawing is slow, copying is not. A prime, so that rows differ."""
+
+
 class DummyWeights(TensorSource):
     """Norms are one, biases zero, matrices uniform with variance 1 / fan-in (uniform is quick to draw)."""
 
@@ -25,5 +29,8 @@ class DummyWeights(TensorSource):
             fill = 0.0 if name.endswith(".bias") else 1.0
             return torch.full(expected, fill, dtype=self._dtype, device=self._device)
         bound = (3.0 / expected[1]) ** 0.5
-        drawn = torch.empty(expected, dtype=self._dtype).uniform_(-bound, bound, generator=self._generator)
-        return drawn.to(self._device)
+        values = expected[0] * expected[1]
+        drawn = torch.empty(min(values, DRAWN_VALUES), dtype=self._dtype)
+        drawn.uniform_(-bound, bound, generator=self._generator)
+        whole = drawn.repeat(-(-values // drawn.numel()))[:values]
+        return whole.view(expected).to(self._device)
