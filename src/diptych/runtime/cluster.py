@@ -82,6 +82,7 @@ class Cluster:
         self._changed = asyncio.Event()
         self._failed = asyncio.Event()
         self._error: DiptychError | None = None
+        self._closing = asyncio.Lock()
         self._host: _Host | None = None
         self._prober: asyncio.Task[None] | None = None
 
@@ -198,14 +199,15 @@ class Cluster:
         return self._error
 
     async def close(self) -> None:
-        """End all requests and all workers, and free the memory. May be called twice."""
+        """End all requests and all workers, and free the memory. May be called twice, also at once."""
         self.driver.close()
-        if self._prober is not None:
-            self._prober.cancel()
-            self._prober = None
-        if self._host is not None:
-            host, self._host = self._host, None
-            await host.close()
+        async with self._closing:
+            if self._prober is not None:
+                self._prober.cancel()
+                self._prober = None
+            if self._host is not None:
+                host, self._host = self._host, None
+                await host.close()
 
     # ------------------------------------------------------------ start
 

@@ -48,6 +48,7 @@ class ChildProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=write_fd,
                 stderr=write_fd,
+                start_new_session=True,  # Ctrl-C and Ctrl-Z are for the head to interpret
             )
         except BaseException:
             os.close(read_fd)

@@ -87,7 +87,7 @@ def _die_with(parent_pid: int) -> None:
 
 
 def _leave_signals_to_one_thread() -> None:
-    """SIGINT is the head's to interpret. SIGTERM waits for `_stop_on_sigterm`; threads inherit the mask."""
+    """SIGINT is for the head to interpret. SIGTERM waits for `_stop_on_sigterm`; threads inherit the mask."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
