@@ -76,7 +76,9 @@ def expected_greedy(model: Any, prompt: list[int], steps: int) -> list[int]:
 def check_prompt_logprobs(engine: EngineAdapter, model: Any, prompt: list[int]) -> None:
     driver = EngineDriver(engine)
     track = driver.track("logprobs", prompt, msgspec.structs.replace(GREEDY, prompt_logprobs=3))
-    entries = [entry for _ in range(2) for entry in driver.step((track, 40)).prompt_logprobs[track.request_id]]
+    entries = [
+        entry for _ in range(2) for entry in driver.step((track, 40)).prompt_logprobs[track.request_id]
+    ]
     with torch.no_grad():
         expected_LV = model(torch.tensor([prompt])).logits[0].double().log_softmax(-1)
     assert [entry.token_id for entry in entries] == prompt[1:]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from diptych.models.decoder import TensorSource
 
-
 DRAWN_VALUES = 4_194_301
 """A matrix repeats this many drawn values: drawing is slow, copying is not. A prime, so that rows differ."""
 
