@@ -1,0 +1,146 @@
+"""Small parts of the command line, each by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+
+import pytest
+
+from diptych.builtin import BUILTIN_MODEL_NAME
+from diptych.cli.banner import cores_text, request_to_paste, size
+from diptych.cli.hosting import Stopper
+from diptych.cli.http import CannotListen, is_loopback, listen, server_config, url_of
+from diptych.cli.machine import cores, port_error, shared_memory_error
+from diptych.cli.model import names_of
+from diptych.cli.options import HttpFlags
+from diptych.cli.result import PHASES
+from diptych.domain.cluster import ModelSpec
+from diptych.domain.errors import SpecError
+from diptych.domain.ids import RequestId
+from diptych.domain.lifecycle import State
+from diptych.domain.report import Moment, RequestReport
+from diptych.server.observe import timeline_of
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [((), "any"), ((3,), "3"), ((0, 1, 2, 5), "0-2,5"), ((6, 4, 5, 1), "1,4-6")],
+)
+def test_cores_are_shown_as_runs(given: tuple[int, ...], text: str) -> None:
+    assert cores_text(given) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (2048, "2.0 KiB"), (3 << 19, "1.5 MiB"), (5 << 30, "5.0 GiB")]
+)
+def test_sizes_for_readers(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize("needs_key", [True, False])
+def test_the_request_to_paste_is_valid(needs_key: bool) -> None:
+    text = request_to_paste("http://127.0.0.1:1", "some/model", needs_key=needs_key)
+    body = re.search(r"-d '(.*)'", text)
+    assert body
+    assert json.loads(body.group(1))["model"] == "some/model"
+    assert ("Authorization" in text) is needs_key
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_hosts_that_only_this_machine_reaches(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
+def test_hosts_that_others_reach(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_an_open_address_needs_a_key_or_a_word() -> None:
+    with pytest.raises(SpecError, match="--insecure"):
+        server_config(HttpFlags(host="0.0.0.0"), {})
+    with pytest.raises(SpecError, match="--insecure"):
+        server_config(HttpFlags(http=("host=0.0.0.0",)), {"DIPTYCH_API_KEY": " , "})
+    assert server_config(HttpFlags(host="0.0.0.0", insecure=True), {}).api_keys == ()
+    assert server_config(HttpFlags(host="0.0.0.0"), {"DIPTYCH_API_KEY": "a, b"}).api_keys == ("a", "b")
+    assert server_config(HttpFlags(api_key=("c",)), {"DIPTYCH_API_KEY": "a"}).api_keys == ("c",)
+
+
+def test_any_setting_of_the_server() -> None:
+    assert server_config(HttpFlags(http=("accept_any_model=true",)), {}).accept_any_model
+    with pytest.raises(SpecError, match="did you mean keep_alive_s"):
+        server_config(HttpFlags(http=("keep_alive=1",)), {})
+    with pytest.raises(SpecError, match="port"):
+        server_config(HttpFlags(port=70000), {})
+    with pytest.raises(SpecError, match="KEY=VALUE"):
+        server_config(HttpFlags(http=("keep_alive_s",)), {})
+
+
+def test_a_key_is_never_part_of_an_error() -> None:
+    with pytest.raises(SpecError) as caught:
+        server_config(HttpFlags(api_key=("very-secret",), port=-1), {})
+    assert "very-secret" not in str(caught.value)
+
+
+def test_a_port_is_taken_once() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        assert url_of(first) == f"http://127.0.0.1:{port}"
+        assert port_error("127.0.0.1", port) is not None
+        with pytest.raises(CannotListen, match=f"--port {port + 1}"):
+            listen("127.0.0.1", port)
+    assert port_error("127.0.0.1", port) is None
+
+
+def test_names_of_models() -> None:
+    assert names_of(ModelSpec()) == (BUILTIN_MODEL_NAME,)
+    assert names_of(ModelSpec(path="org/model")) == ("org/model",)
+    assert names_of(ModelSpec(path="docs")) == ("docs",)
+    assert names_of(ModelSpec(served_names=("a", "b"))) == ("a", "b")
+
+
+def test_every_phase_up_to_the_last_token_is_shown() -> None:
+    """A moment that is added to the table needs a place in the timeline, or phases would not add up."""
+    moments = {moment: float(place) for place, moment in enumerate(Moment) if moment is not Moment.FLUSHED}
+    report = RequestReport(request_id=RequestId("r"), state=State.FINISHED, moments=moments)
+    assert set(timeline_of(report, 2).phases_s) == set(PHASES)
+
+
+def test_this_machine_can_run_workers() -> None:
+    assert shared_memory_error() is None
+    assert cores()
+
+
+async def test_a_signal_cancels_what_runs_and_the_second_hurries() -> None:
+    stopper, hurried, cleaned = Stopper(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+
+    with stopper.listening():
+        stopper.on_second(hurried.set)
+        assert not await stopper.completes(work())
+        assert cleaned.is_set()
+        assert not hurried.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.wait_for(hurried.wait(), timeout=10)
+
+
+async def test_what_ends_before_a_signal_is_left_alone() -> None:
+    stopper = Stopper()
+    with stopper.listening():
+        assert await stopper.completes(asyncio.sleep(0))
+        with pytest.raises(CannotListen):
+            await stopper.completes(_failing())
+
+
+async def _failing() -> None:
+    raise CannotListen("no")
