@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from diptych.domain.errors import SpecError
+from diptych.transfer import segment as segment_module
 from diptych.transfer.copy import copy_blocks
 from diptych.transfer.segment import SharedSegment, available_bytes
 
@@ -76,3 +79,21 @@ def test_blocks_are_copied_in_order_over_all_planes() -> None:
         assert torch.equal(plane[:2], old[:2])
     assert copied_bytes == 2 * 2 * 6 * 4
     assert copy_blocks(planes, []) == 0
+
+
+@pytest.mark.parametrize("populate", [segment_module._POPULATE_WRITE, 9999], ids=["populate", "older kernel"])
+def test_attaching_never_writes(monkeypatch: pytest.MonkeyPatch, populate: int) -> None:
+    """Others write while a restarted worker attaches: a byte read and put back could undo theirs."""
+    made = SharedSegment.create(SIZE)
+    monkeypatch.setattr(segment_module, "_POPULATE_WRITE", populate)
+    written: list[object] = []
+
+    class Watched(mmap.mmap):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            written.append(key)
+            super().__setitem__(key, value)
+
+    monkeypatch.setattr(mmap, "mmap", Watched)
+    SharedSegment.attach(os.dup(made.fd), SIZE).close()
+    assert written == []
+    made.close()

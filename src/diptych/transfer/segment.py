@@ -23,11 +23,11 @@ _POPULATE_WRITE = 23
 class SharedSegment:
     """A mapping of shared memory. `close` unmaps; the bytes go when the last process has let go."""
 
-    def __init__(self, fd: int, size_bytes: int) -> None:
+    def __init__(self, fd: int, size_bytes: int, *, fresh: bool = False) -> None:
         self.fd = fd
         self.size_bytes = size_bytes
         self._map = mmap.mmap(fd, size_bytes, flags=mmap.MAP_SHARED)
-        _touch(self._map)
+        _touch(self._map, fresh)
 
     @classmethod
     def create(cls, size_bytes: int, name: str = "diptych-kv") -> SharedSegment:
@@ -46,7 +46,7 @@ class SharedSegment:
             )
         fd = os.memfd_create(name, 0)
         os.ftruncate(fd, size_bytes)
-        return cls(fd, size_bytes)
+        return cls(fd, size_bytes, fresh=True)
 
     @classmethod
     def attach(cls, fd: int, size_bytes: int) -> SharedSegment:
@@ -91,10 +91,17 @@ def _machine_available_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def _touch(memory: mmap.mmap) -> None:
-    """Make every page present, without changing its contents."""
+def _touch(memory: mmap.mmap, fresh: bool) -> None:
+    """Make every page present, without changing its contents.
+
+    An older kernel cannot populate for writing; then one byte of each page is written if the segment is
+    ``fresh``, and only read if it is not: others may be writing there, and a byte put back could undo theirs.
+    """
     try:
         memory.madvise(_POPULATE_WRITE)
-    except OSError:  # an older kernel: read one byte of each page and write it back
+    except OSError:
         for offset in range(0, len(memory), mmap.PAGESIZE):
-            memory[offset] = memory[offset]
+            if fresh:
+                memory[offset] = 0
+            else:
+                memory[offset]
