@@ -153,6 +153,10 @@ class AnySchedule(RuleBasedStateMachine):
     def hang(self, number: int) -> None:
         self.cluster.hang(self._worker(number))
 
+    @rule(number=st.integers(0, 3), deaf=st.booleans())
+    def deafen(self, number: int, deaf: bool) -> None:
+        self.cluster.deafen(self._worker(number), deaf)
+
     @rule(number=st.integers(0, 3))
     def spawn(self, number: int) -> None:
         self.cluster.spawn(self._worker(number))
@@ -209,6 +213,7 @@ def _roll(dice: random.Random, roles: tuple[Role, ...], trouble: float) -> None:
         "stop": trouble,
         "kill": trouble,
         "hang": trouble / 2,
+        "deafen": trouble,
         "spawn": 2.0,
         "join": 2.0,
     }
@@ -236,6 +241,8 @@ def _move(cluster: VirtualCluster, dice: random.Random, move: str) -> None:
             cluster.cancel(dice.choice(live))
         case "stop" if talking := [name for name in live if cluster.clients[name].tokens]:
             cluster.stop(dice.choice(talking))
+        case "deafen":
+            cluster.deafen(worker_id, dice.random() < 0.6)
         case "kill":
             cluster.kill(worker_id, unsent=dice.randint(0, 3))
         case "obey" | "start_step" | "end_step" | "deliver" | "beat" | "hang" | "spawn" | "join":

@@ -36,7 +36,7 @@ OrderT = TypeVar("OrderT")
 
 
 class FixedCost:
-    """One millisecond for a prompt token, ten for a decode step, two for a handoff, unless a worker is slow."""
+    """1 ms for a prompt token, 10 ms for a decode step, 2 ms for a handoff, unless a worker is slow."""
 
     def __init__(self, slowness: dict[str, float] | None = None) -> None:
         self._slowness = slowness or {}

@@ -90,10 +90,12 @@ class VirtualWorker:
         self.plan: StepPlan | None = None
         self.joined = False
         self.hung = False
+        self.deaf = False
+        """Its steps go on, but commands stay in the queue (a slow network, a starved thread)."""
 
     def obey(self, now_s: float) -> bool:
         """Take one command; allowed at any time, also while a step runs."""
-        if self.hung or not self.inbox:
+        if self.hung or self.deaf or not self.inbox:
             return False
         self._say(StepReport(t_s=now_s, events=tuple(self.scheduler.handle(self.inbox.popleft()))))
         return True
@@ -256,6 +258,11 @@ class VirtualCluster:
         worker.hung = True
         return True
 
+    def deafen(self, worker_id: WorkerId, deaf: bool) -> None:
+        """Commands reach it no longer, or again."""
+        if worker_id in self.workers:
+            self.workers[worker_id].deaf = deaf
+
     def obey(self, worker_id: WorkerId) -> bool:
         """One command reaches its worker."""
         worker = self.workers.get(worker_id)
@@ -316,6 +323,7 @@ class VirtualCluster:
         for worker_id in self.worker_ids:
             happened |= self.spawn(worker_id)
             happened |= self.join(worker_id)
+            self.deafen(worker_id, deaf=False)
             while self.obey(worker_id):
                 happened = True
             happened |= self.end_step(worker_id) or self.start_step(worker_id)

@@ -128,6 +128,7 @@ class Placing:
         job.blocked_since_s = None
         attempt = self._attempts.begin(job, plan)
         job.placements.append(plan.placement)
+        job.moments.mark(Moment.ADMITTED, now_s)
         job.moments.mark(Moment.PLACED, now_s)
         self._timers.set(attempt.timer, now_s + self._limits.placing_timeout_s)
         if plan.pair.split:

@@ -39,7 +39,7 @@ class TtftScorer:
     """Soon to the first token: the target (or, without one, the best of all) over the prediction."""
 
     name = "ttft"
-    weight = 0.5
+    weight = 0.45
 
     def score(self, one: Prediction, everyone: Sequence[Prediction], slo: SloSpec, /) -> float:
         """See `Scorer`."""
@@ -61,12 +61,24 @@ class RoomScorer:
     """Memory left on the decode worker: who is nearly full bounces sooner."""
 
     name = "room"
-    weight = 0.2
+    weight = 0.15
 
     def score(self, one: Prediction, _everyone: Sequence[Prediction], _slo: SloSpec, /) -> float:
         """See `Scorer`."""
         arena = one.pair.decode.info.arena
         return min(1.0, max(0.0, one.pair.decode_account.room_blocks(arena) / arena.blocks))
+
+
+class LocalScorer:
+    """Cached blocks where they are read: each lease is a round trip and pins blocks of somebody else."""
+
+    name = "local"
+    weight = 0.1
+
+    def score(self, one: Prediction, _everyone: Sequence[Prediction], _slo: SloSpec, /) -> float:
+        """See `Scorer`."""
+        hits = one.pair.hits
+        return len(one.pair.own_pins) / len(hits) if hits else 1.0
 
 
 class Picker(Protocol):
@@ -85,7 +97,7 @@ class HighestTotal:
         return min(totals, key=lambda it: (-it[1], it[0].prefill.worker_id, it[0].decode.worker_id))[0]
 
 
-DEFAULT_SCORERS: tuple[Scorer, ...] = (TtftScorer(), TpotScorer(), RoomScorer())
+DEFAULT_SCORERS: tuple[Scorer, ...] = (TtftScorer(), TpotScorer(), RoomScorer(), LocalScorer())
 
 
 def _close(predicted_s: float, wanted_s: float) -> float:
