@@ -11,6 +11,8 @@ from typing import TypeVar
 from diptych.domain.cluster import LimitsSpec, SloSpec
 from diptych.domain.commands import Command, EndRequest, KillWorker, Send, WakeAt, WorkerCommand
 from diptych.domain.events import (
+    ClientGone,
+    Dropped,
     Event,
     Heartbeat,
     RequestArrived,
@@ -173,6 +175,14 @@ class Head:
         request_id: RequestId | None = getattr(event, "request_id", None)
         streamed = None if output is None or request_id is None else Streamed(request_id, tuple(output))
         self.tell(WorkerSaid(WorkerId(worker), self._incarnations[worker], self.now_s, event, streamed))
+
+    def tell_gone(self, name: str) -> None:
+        """A client leaves."""
+        self.tell(ClientGone(RequestId(name)))
+
+    def drop(self, worker: str, name: str, attempt: int = 1) -> None:
+        """A worker confirms that it has stopped."""
+        self.say(worker, Dropped(RequestId(name), attempt))
 
     def lose(self, worker: str, **outputs: Sequence[TokenId]) -> None:
         """A worker is dead; ``outputs``: what the clients of the named requests have by then."""
