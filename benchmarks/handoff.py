@@ -1,7 +1,7 @@
 """Does the handoff inside a memory domain depend on the prompt?
 
-For each prompt length: seconds from prefill end to "decode may start", bytes lent and bytes copied, and beside it
-a memcpy of the same KV bytes in the same run: what a handoff that copies would pay at least.
+For each prompt length: seconds from prefill end to "decode may start", bytes lent and bytes copied, and
+beside it a memcpy of the same KV bytes in the same run: what a handoff that copies would pay at least.
 Knows: the built-in model on one prefill and one decode worker. Does not know: other transports.
 """
 

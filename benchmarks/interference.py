@@ -1,7 +1,8 @@
 """What a long prompt does to the tokens of those who are decoding already.
 
-Eight sequences decode; then a 2,048-token prompt arrives. The same two cores serve it (a) as one mixed worker with
-chunked prefill and (b) as one prefill and one decode worker with a core each. A and B alternate within one run.
+Eight sequences decode; then a 2,048-token prompt arrives. The same two cores serve it (a) as one mixed worker
+with chunked prefill and (b) as one prefill and one decode worker with a core each. A and B alternate within
+one run.
 Knows: the Qwen3-0.6B shape with random weights. Does not know: text, quality.
 """
 

@@ -31,11 +31,23 @@ TOGETHER = 32
 """Requests sent at once, with prompts that share no block."""
 LOGPROB_TOLERANCE = 1e-3
 IGNORED = {"id", "created", "request_id"}
-WORDS = tuple(
-    (
-        "the miller and her heron crossed a silver bridge before winter while old keepers told tales of "
-        "salt lanterns wells orchards ravens clockmakers rivers who where what carried found lost gave song"
-    ).split(" ")
+WORDS = (
+    *(
+        "the",
+        "miller",
+        "and",
+        "her",
+        "heron",
+        "crossed",
+        "a",
+        "silver",
+        "bridge",
+        "before",
+        "winter",
+        "while",
+    ),
+    *("old", "keepers", "told", "tales", "of", "salt", "lanterns", "wells", "orchards", "ravens", "rivers"),
+    *("who", "where", "what", "carried", "found", "lost", "gave", "song", "stone"),
 )
 
 Call = tuple[str, dict[str, Any]]
