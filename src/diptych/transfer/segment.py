@@ -19,6 +19,9 @@ from diptych.domain.errors import SpecError
 _POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE of Linux 5.14 and later, which `mmap` does not name."""
 
+_PIECE_BYTES = 16 << 20
+"""Touched in one call. A call holds the interpreter's lock, so pieces let an event loop breathe in between."""
+
 
 class SharedSegment:
     """A mapping of shared memory. `close` unmaps; the bytes go when the last process has let go."""
@@ -98,7 +101,8 @@ def _touch(memory: mmap.mmap, fresh: bool) -> None:
     ``fresh``, and only read if it is not: others may be writing there, and a byte put back could undo theirs.
     """
     try:
-        memory.madvise(_POPULATE_WRITE)
+        for offset in range(0, len(memory), _PIECE_BYTES):
+            memory.madvise(_POPULATE_WRITE, offset, min(_PIECE_BYTES, len(memory) - offset))
     except OSError:
         for offset in range(0, len(memory), mmap.PAGESIZE):
             if fresh:
