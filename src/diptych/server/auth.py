@@ -43,19 +43,22 @@ def _digest(key: str) -> bytes:
     return blake2b(key.encode(), digest_size=16).digest()
 
 
-def tenant(
+async def tenant(
     request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None
 ) -> str:
-    """The caller's tenant, as a dependency of routes. Raises `InvalidApiKey`."""
+    """The caller's tenant, as a dependency of routes. Raises `InvalidApiKey`.
+
+    A coroutine without an await: a plain function would be run on a thread of a pool, for every request.
+    """
     return server_of(request).keys.check(sent.credentials if sent else None)
 
 
-def metrics_reader(
+async def metrics_reader(
     request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None
 ) -> None:
     """Asks for a key only if metrics are protected."""
     if server_of(request).config.protect_metrics:
-        tenant(request, sent)
+        await tenant(request, sent)
 
 
 def cache_salt(tenant_name: str, wanted: str | None) -> str:
