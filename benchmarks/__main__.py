@@ -7,9 +7,9 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import handoff, interference
+from benchmarks import handoff, interference, soak
 
-BENCHMARKS = {"handoff": handoff.main, "interference": interference.main}
+BENCHMARKS = {"handoff": handoff.main, "interference": interference.main, "soak": soak.main}
 
 
 def main(names: list[str]) -> int:
