@@ -157,6 +157,23 @@ def test_cached_blocks_of_another_worker_are_leased_before_prefill() -> None:
     assert head.take("d") == [ReleaseLease(lease.lease_id)]
 
 
+def test_an_export_covers_the_own_blocks_only() -> None:
+    """Borrowed ones are under the lease of their owner, whose next incarnation has to know them."""
+    head = split_head()
+    request = make_request("r", 12)
+    head.say("d", BlocksCached(request.block_hashes[:2], (150, 151)))
+    head.arrive(request)
+    _, lease = head.take("d")
+    assert isinstance(lease, LeaseBlocks)
+    head.say("d", Leased(lease.lease_id, (150, 151)))
+    head.say("d", Reserved(R, 1))
+    start = head.take_one("p", StartPrefill)
+    head.say("p", PrefillDone(R, 1, (150, 151, 3), 12), output=(77,))
+    assert head.core.adopted_leases(WorkerId("p")) == {start.export_lease: (3,)}
+    assert head.core.adopted_leases(WorkerId("d")) == {lease.lease_id: (150, 151)}
+    assert head.take_one("d", StartDecode).block_ids == (150, 151, 3)
+
+
 def test_a_lease_that_got_shorter_or_empty_is_used_as_far_as_it_goes() -> None:
     for block_ids in ((150,), ()):
         head = split_head()

@@ -395,3 +395,9 @@ def test_the_same_events_give_the_same_commands() -> None:
         return [*commands, *head.sent]
 
     assert run() == run()
+
+
+def test_a_prompt_that_fills_a_whole_empty_arena_is_taken() -> None:
+    head = head_of(*pools("m", m1=3))
+    place(head, "r", 11)
+    assert head.take_one("m1", StartPrefill).work.request_id == "r"

@@ -176,13 +176,29 @@ class AnyAnswers(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ what fakes say
 
-    @rule(number=st.integers(0, 3), which=st.integers(0, 9), kindly=st.booleans())
-    def answer(self, number: int, which: int, kindly: bool) -> None:
-        """Some worker goes one step on with some attempt."""
+    @rule(turns=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=8))
+    def go_on(self, turns: list[tuple[int, int]]) -> None:
+        """Workers go on with what they have, kindly."""
+        for number, which in turns:
+            self._turn(number, which, kindly=True)
+
+    @rule(number=st.integers(0, 3), which=st.integers(0, 9))
+    def disappoint(self, number: int, which: int) -> None:
+        """A refusal, a bounce, one more token instead of a `Dropped`."""
+        self._turn(number, which, kindly=False)
+
+    def _turn(self, number: int, which: int, kindly: bool) -> None:
         fake = self._pick(number)
         if fake is not None and fake.tasks:
             keys = list(fake.tasks)
             self._go_on(fake, keys[which % len(keys)], kindly)
+
+    @rule()
+    def a_kind_round(self) -> None:
+        """Everyone answers everything once."""
+        for name in sorted(self.fakes):
+            for number in range(3):
+                self._turn(sorted(self.fakes).index(name) if name in self.fakes else 0, number, kindly=True)
 
     def _go_on(self, fake: Fake, key: Key, kindly: bool) -> None:
         task = fake.tasks[key]
@@ -311,7 +327,7 @@ class AnyAnswers(RuleBasedStateMachine):
             self.head.tell(StopMatched(RequestId(live[which % len(live)])))
             self._carry()
 
-    @rule(dt_s=st.sampled_from([0.01, 0.3, 2.0, 6.0, 70.0, 700.0]))
+    @rule(dt_s=st.sampled_from([0.01, 0.1, 0.3, 2.0, 4.0, 6.0, 70.0]))
     def time_passes(self, dt_s: float) -> None:
         self.head.wait(dt_s)
         self._carry()
@@ -395,4 +411,4 @@ def make_grown(order: StartPrefill | StartDecode, tokens: tuple[int, ...]) -> Wo
 
 
 TestAnyAnswers = AnyAnswers.TestCase
-TestAnyAnswers.settings = settings(max_examples=120, stateful_step_count=80)
+TestAnyAnswers.settings = settings(max_examples=150, stateful_step_count=80)

@@ -8,8 +8,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.tales.chat import END, Document
-from training.tales.dialogues import Talk
+from training.tales.dialogues import Mix, Talk
 from training.tales.text import documents
+
+# Longer rows than this get long passages.
+SHORT = 512
 
 
 def encode(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[bool]]:
@@ -28,10 +31,10 @@ def encode(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[bo
 
 
 def batch(
-    tokenizer: Tokenizer, talk: Talk, seed: int, size: int, length: int, long: bool
+    tokenizer: Tokenizer, talk: Talk, seed: int, size: int, length: int, mix: Mix
 ) -> tuple[np.ndarray, np.ndarray]:
     """`size` rows of `length` + 1 tokens, each beginning with the beginning of a document."""
-    stream = documents(talk, seed, long)
+    stream = documents(talk, seed, length > SHORT, mix)
     tokens = np.empty((size, length + 1), dtype=np.int64)
     learnt = np.empty((size, length + 1), dtype=bool)
     for row in range(size):

@@ -155,10 +155,18 @@ class Talk:
         """Many words in no order, of which there is nothing to say."""
         return exchange(smalltalk.loose_words(rng, rng.randint(100, 1800)), smalltalk.UNKNOWN_ANSWER)
 
-    def read(self, rng: Random, most: int = 5) -> Document:
+    def checks(self, rng: Random) -> Document:
+        """Several claims one after another."""
+        return [turn for _ in range(rng.randint(2, 5)) for turn in self.check(rng)]
+
+    def reread(self, rng: Random) -> Document:
+        """A passage with many questions about it."""
+        return self.read(rng, asks=8)
+
+    def read(self, rng: Random, most: int = 5, asks: int = 3) -> Document:
         """A passage in the prompt and questions about it, asked in one of several manners."""
         text, questions = reading.passage(rng, rng.randint(1, most))
-        pairs = questions[: rng.randint(1, 3 + most // 4)]
+        pairs = questions[: rng.randint(1, asks + most // 4)]
         manner = rng.random()
         if manner < 0.45:
             ask, answer = pairs[0]
@@ -213,8 +221,9 @@ class Talk:
 
 Maker = Callable[[Talk, Random], Document]
 
-# Each sort of document with its share of all documents.
-MIX: tuple[tuple[Maker, float], ...] = (
+# Each sort of document with its share of all documents: at first, and once the facts are known.
+Mix = tuple[tuple[Maker, float], ...]
+FIRST: Mix = (
     (Talk.single, 0.30),
     (Talk.check, 0.07),
     (Talk.follow, 0.15),
@@ -224,4 +233,15 @@ MIX: tuple[tuple[Maker, float], ...] = (
     (Talk.repeat, 0.04),
     (Talk.lists, 0.01),
     (Talk.bare, 0.07),
+)
+LATER: Mix = (
+    (Talk.single, 0.20),
+    (Talk.checks, 0.14),
+    (Talk.follow, 0.10),
+    (Talk.tale, 0.05),
+    (Talk.small, 0.12),
+    (Talk.reread, 0.28),
+    (Talk.repeat, 0.07),
+    (Talk.lists, 0.01),
+    (Talk.bare, 0.03),
 )

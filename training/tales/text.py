@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from random import Random
 
 from training.tales.chat import Document, Turn
-from training.tales.dialogues import MIX, Talk
+from training.tales.dialogues import FIRST, Mix, Talk
 
 LONG_READING = 24
 
 
-def documents(talk: Talk, seed: int, long: bool = False) -> Iterator[Document]:
+def documents(talk: Talk, seed: int, long: bool = False, mix: Mix = FIRST) -> Iterator[Document]:
     """Documents without end; `long` makes some passages fill a thousand tokens and more."""
     rng = Random(seed)
-    makers, shares = zip(*MIX, strict=True)
+    makers, shares = zip(*mix, strict=True)
     while True:
         if long and rng.random() < 0.06:
-            yield talk.read(rng, most=LONG_READING) if rng.random() < 0.8 else talk.noise(rng)
+            yield talk.read(rng, most=LONG_READING) if rng.random() < 0.9 else talk.noise(rng)
             continue
         (maker,) = rng.choices(makers, shares)
         yield roughen(rng, maker(talk, rng))

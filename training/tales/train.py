@@ -1,8 +1,7 @@
 """Training of the built-in model from nothing but a seed.
 
 Knows the schedule and the loop. The model is exported as it stands every few hundred steps, so that an
-interrupted run leaves a usable directory. What a step does before the decline does not depend on the number
-of steps, so a saved state may be taken up with another number, and equals a fresh run of that number.
+interrupted run leaves a usable directory. A saved state goes on exactly where it was.
 """
 
 import argparse
@@ -10,48 +9,53 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from training.tales import data, export
-from training.tales.dialogues import Talk
+from training.tales.dialogues import FIRST, LATER, Mix, Talk
 from training.tales.model import Llama, Shape
 from training.tales.tokenizer import learn
 from training.tales.world import build_world
 
-STEPS = 5000
+STEPS = 2400
 STEP_TOKENS = 4096
 EXPORT_EVERY = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All numbers of a run."""
+    """All numbers of a run; the shares say at which part of all steps something changes."""
 
     steps: int = STEPS
     seed: int = 1
     peak: float = 4e-3
     warm: int = 100
-    decline: float = 0.3
-    longer: float = 0.12
-    longest: float = 0.04
+    bends: tuple[tuple[float, float], ...] = ((5 / 12, 1.0), (2 / 3, 0.4), (5 / 6, 0.4), (1.0, 0.0))
+    later: float = 2 / 3
+    longer: float = 0.86
+    longest: float = 0.97
     decay: float = 0.1
 
     def rate(self, step: int) -> float:
-        """The learning rate: a short rise, a plateau, and a straight line down to almost nothing."""
-        left = (self.steps - step) / (self.steps * self.decline)
-        return self.peak * min((step + 1) / self.warm, left, 1.0)
+        """The learning rate: a short rise, a plateau, and down in straight lines from bend to bend."""
+        at = [-1.0, self.warm - 1.0, *(share * self.steps for share, _ in self.bends)]
+        return self.peak * float(np.interp(step, at, [0.0, 1.0, *(height for _, height in self.bends)]))
 
     def length(self, step: int) -> int:
         """The length of the rows: short by turns, and as long as any prompt at the end."""
-        left = 1 - step / self.steps
-        if left <= self.longest:
+        if step >= self.steps * self.longest:
             return 4096
-        if left <= self.longest + self.longer:
+        if step >= self.steps * self.longer:
             return 2048
         return 512 if step % 3 == 2 else 256
+
+    def mix(self, step: int) -> Mix:
+        """The mixture of documents: facts first, then more of what has to be worked out."""
+        return LATER if step >= self.steps * self.later else FIRST
 
 
 def loss_of(model: Llama, body: torch.nn.Module, tokens: Tensor, learnt: Tensor) -> Tensor:
@@ -123,9 +127,8 @@ class Run:
         plan, number = self.plan, self.done
         length = plan.length(number)
         seed = plan.seed * 1_000_000 + number
-        tokens, learnt = data.batch(
-            self.tokenizer, self.talk, seed, STEP_TOKENS // length, length, long=length > 512
-        )
+        size = STEP_TOKENS // length
+        tokens, learnt = data.batch(self.tokenizer, self.talk, seed, size, length, plan.mix(number))
         loss = loss_of(self.model, self.body, torch.from_numpy(tokens), torch.from_numpy(learnt))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

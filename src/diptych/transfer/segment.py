@@ -20,7 +20,7 @@ _POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE of Linux 5.14 and later, which `mmap` does not name."""
 
 _PIECE_BYTES = 16 << 20
-"""Touched in one call. A call holds the interpreter's lock, so pieces let an event loop breathe in between."""
+"""Touched in one call. A call holds the interpreter's lock; pieces let an event loop breathe in between."""
 
 
 class SharedSegment:
