@@ -1,8 +1,8 @@
 """bfloat16 with fast numerics: the best token agrees wherever the reference is sure.
 
-The reference is transformers in float32 over the same weights (rounded to bfloat16, as ours are). Along a fixed
-text, every log-probability is within `TOLERANCE`, and where the reference's two best tokens are further apart than
-twice that, ours picks the same one: whole, in chunks, and beside another sequence.
+The reference is transformers in float32 over the same weights (rounded to bfloat16, as ours are). Along a
+fixed text, every log-probability is within `TOLERANCE`, and where the reference's two best tokens are further
+apart than twice that, ours picks the same one: whole, in chunks, and beside another sequence.
 """
 
 from __future__ import annotations
