@@ -31,6 +31,10 @@ class TimerKey(NamedTuple):
     number: int = 0
 
 
+STALE_ENTRIES = 256
+"""So many may lie in the heap beside as many as are live."""
+
+
 class Timers:
     """A heap that tolerates stale entries: moving a deadline later costs nothing until the old time comes."""
 
@@ -38,6 +42,10 @@ class Timers:
         self._due_s: dict[TimerKey, float] = {}
         self._queued_s: dict[TimerKey, float] = {}
         self._heap: list[tuple[float, TimerKey]] = []
+
+    def __len__(self) -> int:
+        """Entries that take up memory, stale ones included."""
+        return len(self._heap)
 
     def __contains__(self, key: TimerKey) -> bool:
         return key in self._due_s
@@ -51,6 +59,8 @@ class Timers:
     def cancel(self, key: TimerKey) -> None:
         """Forget a deadline; an unknown one is fine."""
         self._due_s.pop(key, None)
+        if len(self._heap) > 2 * len(self._due_s) + STALE_ENTRIES:
+            self._compact()
 
     def next_s(self) -> float | None:
         """The earliest deadline."""
@@ -79,6 +89,12 @@ class Timers:
             del self._queued_s[key]
             if key in self._due_s:
                 self._push(key, self._due_s[key])
+
+    def _compact(self) -> None:
+        """Keep live entries only. Most deadlines are cancelled long before their time: without this, each
+        would stay until then. As rare as it is dear: its cost for each cancelled one does not grow."""
+        self._queued_s = dict(self._due_s)
+        self._heap = sorted((t_s, key) for key, t_s in self._due_s.items())  # a sorted list is a heap
 
     def _push(self, key: TimerKey, t_s: float) -> None:
         self._queued_s[key] = t_s
