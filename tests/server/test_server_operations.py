@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.api_client import CHAT, MESSAGES, TEXT, client_of, real_server
+from support.api_client import CHAT, MESSAGES, TEXT, client_of
 from support.fake_frontend import FakeFrontend, rejected
 from support.tiny_model import EOS, ids_of
 
@@ -177,25 +176,3 @@ async def test_metrics_add_up() -> None:
     assert found["diptych_handoff_bytes_total", "lent"] == 128
     assert found["diptych_phase_seconds_count", "prefill"] == 2
     assert found["diptych_kv_blocks_used_ratio", "mixed", "mixed-0"] == 0.3
-
-
-# ---------------------------------------------------------------- documentation
-
-
-async def test_the_document_describes_routes_and_bodies() -> None:
-    async with client_of(saying()) as client:
-        document = (await client.get("/openapi.json")).json()
-        assert (await client.get("/docs")).status_code == 200
-    schemas = document["components"]["schemas"]
-    assert {"ChatCompletionRequest", "CompletionRequest", "ChatMessage"} <= set(schemas)
-    assert "messages" in schemas["ChatCompletionRequest"]["required"]
-    body = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body == {"$ref": "#/components/schemas/ChatCompletionRequest"}
-    assert set(document["paths"]) >= {CHAT, TEXT, "/v1/models", "/metrics", "/requests/{name}"}
-
-
-async def test_it_works_below_a_path() -> None:
-    """A proxy in front strips the prefix; the server puts it back, so that links are right."""
-    async with real_server(saying(), root_path="/llm") as url, httpx.AsyncClient(base_url=url) as client:
-        assert (await client.get("/v1/models")).status_code == 200
-        assert "/llm/openapi.json" in (await client.get("/docs")).text

@@ -6,19 +6,17 @@ Knows: the parts. Does not know: sockets (see `serve`), how the cluster is start
 from __future__ import annotations
 
 import logging
-from typing import Any
+from functools import cache
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from diptych import __version__
 from diptych.domain.errors import ClientError, DiptychError
-from diptych.server import operations
+from diptych.server import documentation, operations
 from diptych.server.auth import Keys
 from diptych.server.boundary import Boundary
 from diptych.server.call import ClientLeft
@@ -42,6 +40,9 @@ def create_app(frontend: ServedCluster, model: ServedModel, config: ServerConfig
         title="diptych",
         version=__version__,
         summary="Language models served with prefill and decode on separate pools of workers.",
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.server = Server(
         cluster=frontend,
@@ -50,11 +51,11 @@ def create_app(frontend: ServedCluster, model: ServedModel, config: ServerConfig
         observer=Observer(frontend.snapshot, settings.reports),
         keys=Keys(settings.api_keys),
     )
-    for router in (routes.router, operations.probes, operations.admin):
+    for router in (routes.router, operations.probes, operations.admin, documentation.page):
         app.include_router(router)
     _add_handlers(app)
     app.add_middleware(Boundary, now_s=frontend.now_s)
-    app.openapi = lambda: _openapi(app)
+    app.openapi = cache(lambda: documentation.document_of(app, model.name))
     return app
 
 
@@ -105,24 +106,3 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
 async def _on_client_left(request: Request, _: Exception) -> Response:
     log.info("client left before the answer to %s %s", request.method, request.url.path)
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
-
-
-# ---------------------------------------------------------------- documentation
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The document with the bodies' schemas: routes read their bodies themselves, to bound and explain."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            routes=app.routes,
-            servers=app.servers,
-        )
-        _, schemas = models_json_schema(
-            [(body, "validation") for body in routes.BODIES], ref_template="#/components/schemas/{model}"
-        )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -25,9 +25,9 @@ probes = APIRouter(tags=["probes"])
 admin = APIRouter(tags=["operations"], dependencies=[Depends(tenant)])
 
 
-@probes.get("/health")
-@probes.get("/live")
 @probes.get("/ping")
+@probes.get("/live")
+@probes.get("/health")
 async def alive() -> Response:
     """The process answers. Says nothing about workers: see `/ready`."""
     return _json({"status": "ok"})

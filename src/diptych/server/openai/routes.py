@@ -34,6 +34,16 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[Depends(tenant)]
 BODIES = (ChatCompletionRequest, CompletionRequest)
 """Models whose schemas the OpenAPI document refers to."""
 
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": "Tell me a tale."}],
+        "max_tokens": 120,
+        "stream": True,
+    },
+    "/v1/completions": {"prompt": "Once upon a time", "max_tokens": 40},
+}
+"""A body for each route that takes one; the model's name comes on top."""
+
 Tenant = Annotated[str, Depends(tenant)]
 
 
@@ -75,7 +85,7 @@ async def models(request: Request) -> Response:
 
 @router.get("/models/{name:path}")
 async def one_model(request: Request, name: str) -> Response:
-    """One of them."""
+    """One name of the served model; 404 for any other."""
     server = server_of(request)
     _check_model(name, server)
     return _json(_model_object(name, server.model))
