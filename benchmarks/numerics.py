@@ -1,4 +1,4 @@
-"""What batch-invariant numerics cost: steps of the built-in model with invariant and with fast kernels, float32.
+"""What batch-invariant numerics cost: the built-in model's steps, invariant against fast, in float32.
 
 The two engines alternate step by step on one thread; medians and their ratio.
 Knows: engines and step plans. Does not know: workers, requests.
