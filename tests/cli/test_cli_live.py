@@ -53,8 +53,8 @@ def test_phases_add_up_to_the_whole(split: dict[str, Any]) -> None:
     assert sum(split["phases"].values()) == pytest.approx(split["e2e_s"])
     assert split["phases"]["handoff_s"] == pytest.approx(split["handoff"]["handoff_s"])
     assert min(split["phases"].values()) >= 0
-    times = list(split["moments"].values())
-    assert times == sorted(times)
+    times = list(split["received_to_moment_s"].values())
+    assert times == sorted(times) and times[0] == 0
 
 
 def test_a_placement_keeps_its_candidates(split: dict[str, Any]) -> None:
@@ -154,3 +154,21 @@ def test_what_cannot_be_served_is_refused_with_the_remedy(
     assert done.returncode == 2, done.stderr
     assert [word for word in words if word not in done.stderr] == []
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--max-tokens", "0"), "max_tokens"),
+        (("--max-tokens", "999999"), "context"),
+        (("--temperature", "9"), "temperature"),
+        (("--temperature", "nan"), "temperature"),
+        (("--seed", "9" * 30), "seed"),
+        (("--model", "./nowhere"), "nowhere"),
+    ],
+)
+def test_generate_refuses_before_anything_starts(arguments: tuple[str, ...], word: str) -> None:
+    command = [sys.executable, "-m", "diptych", "generate", PROMPT, "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert word in done.stderr and len(done.stderr.splitlines()) == 1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
 import signal
 
 import pytest
+from rich.console import Console
 
 from diptych.builtin import BUILTIN_MODEL_NAME
-from diptych.cli.banner import cores_text, request_to_paste, size
+from diptych.cli.banner import banner, cores_text, request_to_paste, size
 from diptych.cli.hosting import Stopper
 from diptych.cli.http import CannotListen, is_loopback, listen, server_config, url_of
 from diptych.cli.machine import cores, port_error, shared_memory_error
@@ -20,9 +22,11 @@ from diptych.cli.options import HttpFlags
 from diptych.cli.result import PHASES
 from diptych.domain.cluster import ModelSpec
 from diptych.domain.errors import SpecError
-from diptych.domain.ids import RequestId
+from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.lifecycle import State
 from diptych.domain.report import Moment, RequestReport
+from diptych.domain.worker import Role
+from diptych.runtime.topology import Topology, WorkerPlace
 from diptych.server.observe import timeline_of
 
 
@@ -144,3 +148,20 @@ async def test_what_ends_before_a_signal_is_left_alone() -> None:
 
 async def _failing() -> None:
     raise CannotListen("no")
+
+
+def test_the_banner_says_each_thing_once() -> None:
+    worker = WorkerPlace(
+        worker_id=WorkerId("prefill-0"), pool="prefill", role=Role.PREFILL, up=True, pid=7, incarnation=1, restarts=0,
+        last_end=None, cores=(0,), threads=1, kv_tokens=64, token_budget=512, max_running=4,
+        engine={"engine": "native", "kernels": "invariant kernels (of ours)"},
+    )  # fmt: skip
+    topology = Topology(
+        model_dir="/m", engine="native", domain_id="host", domain_bytes=1 << 20, block_tokens=16,
+        block_bytes=64, kv_dtype="float32", kv_tokens=64, max_model_tokens=64, workers=(worker,),
+    )  # fmt: skip
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(banner("tiny", topology, "http://127.0.0.1:1"))
+    shown = console.export_text()
+    assert "native, invariant kernels (of ours)" in shown
+    assert shown.count("kernels") == 1 and shown.count("native") == 1

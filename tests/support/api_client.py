@@ -49,15 +49,15 @@ async def real_server(
     """The app behind uvicorn on a free loopback port, in this event loop; yields its URL."""
     import asyncio
 
+    from diptych.cli.http import listen, url_of
     from diptych.server.serve import HttpServer
 
     settings = ServerConfig(port=0, shutdown_s=1.0, **config)
-    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    app = create_app(frontend, model or tiny_model(), settings)
-    server = HttpServer(app, settings, listening.set_result)
-    task = asyncio.create_task(server.serve())
-    try:
-        yield await listening
-    finally:
-        server.stop()
-        await task
+    server = HttpServer(create_app(frontend, model or tiny_model(), settings), settings)
+    with listen(settings.host, settings.port) as listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield url_of(listener)
+        finally:
+            server.stop()
+            await task

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from diptych.domain.errors import ClusterError
 from diptych.metrics.snapshot import ClusterSnapshot
 from diptych.runtime.streams import Frontend
+from diptych.server.body import parse
 from diptych.server.call import Call
 from diptych.server.choice import Choice
 from diptych.server.config import ServerConfig
@@ -18,7 +19,7 @@ from diptych.server.errors import RequestFailed
 from diptych.server.model import ServedModel
 from diptych.server.observe import Observer
 from diptych.server.openai.ask import Ask, ask_of_chat, ask_of_completion
-from diptych.server.openai.bodies import ChatCompletionRequest, ChatMessage, CompletionRequest
+from diptych.server.openai.bodies import ChatCompletionRequest, CompletionRequest
 
 OnText = Callable[[str], None]
 
@@ -55,7 +56,7 @@ async def ask(wanted: Wanted, model: ServedModel, frontend: Frontend, on_text: O
     Raises `ClientError` for a prompt or parameter that cannot be served, `GenerationFailed` if it failed.
     """
     received_s = frontend.now_s()
-    call = Call("generate", await _as_ask(wanted, model), frontend, Observer(ClusterSnapshot, capacity=0))
+    call = Call("generate", await as_ask(wanted, model), frontend, Observer(ClusterSnapshot, capacity=0))
     pieces: list[str] = []
 
     def take(text: str) -> None:
@@ -76,11 +77,12 @@ async def ask(wanted: Wanted, model: ServedModel, frontend: Frontend, on_text: O
     return Answered(text="".join(pieces), choice=choice)
 
 
-async def _as_ask(wanted: Wanted, model: ServedModel) -> Ask:
+async def as_ask(wanted: Wanted, model: ServedModel) -> Ask:
+    """``wanted`` as an API call would say it. Raises `ClientError` if it cannot be served."""
     shared = {"max_tokens": wanted.max_tokens, "temperature": wanted.temperature, "seed": wanted.seed}
     if wanted.raw or model.chat_template is None:
-        completion = CompletionRequest.model_validate({"prompt": wanted.prompt, **shared})
+        completion = parse({"prompt": wanted.prompt, **shared}, CompletionRequest)
         return await ask_of_completion(completion, model, ServerConfig())
-    message = ChatMessage(role="user", content=wanted.prompt)
-    chat = ChatCompletionRequest.model_validate({"messages": [message], **shared})
+    messages = [{"role": "user", "content": wanted.prompt}]
+    chat = parse({"messages": messages, **shared}, ChatCompletionRequest)
     return await ask_of_chat(chat, model, ServerConfig())

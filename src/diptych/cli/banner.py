@@ -39,11 +39,9 @@ def _facts(model_name: str, topology: Topology) -> Table:
 
 
 def _engine_words(topology: Topology) -> str:
-    """What the engines say of themselves; they agree, since they are built alike."""
+    """What the engines say of themselves, in whole words; they agree, since they are built alike."""
     described = next((worker.engine for worker in topology.workers if worker.engine), {})
-    return ", ".join(
-        [topology.engine, *(f"{key} {value}" for key, value in described.items() if key != "engine")]
-    )
+    return ", ".join([topology.engine, *(words for key, words in described.items() if key != "engine")])
 
 
 def _workers(topology: Topology) -> Table:

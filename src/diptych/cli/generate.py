@@ -59,11 +59,14 @@ def generate(
     import uvloop
 
     from diptych.cli.asking import Wanted
+    from diptych.cli.logs import configure
+    from diptych.cli.options import LogFlags
     from diptych.cli.spec import resolve
 
     spec = resolve(model, cluster, os.environ).spec
     words = prompt or _piped_in() or DEFAULT_PROMPT
     wanted = Wanted(prompt=words, max_tokens=max_tokens, temperature=temperature, seed=seed, raw=raw)
+    configure(LogFlags(log_level="warning"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         done = runner.run(_generate(spec, wanted, as_json=as_json))
     if not done:
@@ -74,6 +77,7 @@ async def _generate(spec: ClusterSpec, wanted: Wanted, *, as_json: bool) -> bool
     """Whether it was done before a signal came."""
     from rich.console import Console
 
+    from diptych.cli.asking import as_ask
     from diptych.cli.hosting import Stopper
     from diptych.cli.model import served_model
     from diptych.cli.starting import StartProgress
@@ -84,6 +88,7 @@ async def _generate(spec: ClusterSpec, wanted: Wanted, *, as_json: bool) -> bool
         with StartProgress(Console(stderr=True)) as progress:
             cluster = Cluster(spec, progress=progress.say)
             model = served_model(spec, cluster)
+            await as_ask(wanted, model)  # what is wrong with it should cost nobody a start
             if not await stopper.completes(cluster.__aenter__()):
                 return False
         try:

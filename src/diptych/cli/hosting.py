@@ -68,20 +68,11 @@ class Stopper:
         self._asked.set()
 
 
-class _Server(HttpServer):
-    """Leaves the signals to `Stopper`: they also count while the cluster starts and closes."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
 class HttpHost:
     """One app, served."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
-        self._server = _Server(app, config)
+        self._server = HttpServer(app, config)
 
     async def run(
         self, listener: socket.socket, stopper: Stopper, life: Coroutine[Any, Any, DiptychError]
@@ -90,7 +81,7 @@ class HttpHost:
         is raised."""
         serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         asked, living = asyncio.create_task(stopper.wait()), asyncio.create_task(life)
-        stopper.on_second(self._hurry)
+        stopper.on_second(self._server.hurry)
         await asyncio.wait((serving, asked, living), return_when=asyncio.FIRST_COMPLETED)
         self._server.stop()
         await serving
@@ -99,6 +90,3 @@ class HttpHost:
             raise living.result()
         living.cancel()
         await asyncio.wait((living,))
-
-    def _hurry(self) -> None:
-        self._server.force_exit = True

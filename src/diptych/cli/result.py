@@ -15,7 +15,7 @@ from rich.text import Text
 from diptych.cli.asking import Answered
 from diptych.cli.banner import size
 from diptych.domain.errors import Bug
-from diptych.domain.report import HandoffKind, Placement, RequestReport
+from diptych.domain.report import HandoffKind, Moment, Placement, RequestReport
 from diptych.runtime.topology import Topology
 from diptych.server.observe import timeline_of
 
@@ -57,11 +57,17 @@ def as_data(answered: Answered, model_name: str, topology: Topology) -> dict[str
         "ttft_s": timeline.ttft_s,
         "tpot_s": timeline.tpot_s,
         "e2e_s": timeline.e2e_s,
-        "moments": {moment.value: t_s for moment, t_s in report.moments.items()},
+        "received_to_moment_s": _since_received(report),
         "placements": msgspec.to_builtins(report.placements),
         "model": model_name,
         "topology": msgspec.to_builtins(topology),
     }
+
+
+def _since_received(report: RequestReport) -> dict[str, float]:
+    """Seconds since the request was received: the clock's own zero means nothing to anybody else."""
+    received_s = report.moments[Moment.RECEIVED]
+    return {moment.value: t_s - received_s for moment, t_s in report.moments.items()}
 
 
 def phases_of(answered: Answered) -> dict[str, float]:
@@ -102,12 +108,13 @@ def _words(answered: Answered) -> list[str]:
     report, placement = _report(answered), _placement(answered)
     output_tokens = len(answered.choice.token_ids)
     figures = timeline_of(report, output_tokens)
+    pair = " → ".join(dict.fromkeys((placement.prefill_worker, placement.decode_worker)))
     return [
         f"{report.prompt_tokens} prompt tokens ({report.cached_tokens} cached), "
         f"{output_tokens} output tokens, finished by {answered.choice.finish_reason}",
         f"time to first token {_ms(figures.ttft_s)}, then {_ms(figures.tpot_s)} per token",
-        f"{placement.prefill_worker} → {placement.decode_worker}: {_handoff_words(report)}",
-        f"placed there because: {placement.reason}",
+        f"{pair}: {_handoff_words(report)}",
+        f"placed there because: {placement.reason.removeprefix(f'{pair}: ')}",
     ]
 
 
@@ -115,8 +122,9 @@ def _handoff_words(report: RequestReport) -> str:
     handoff = report.handoff
     if handoff.kind is HandoffKind.NONE:
         return "the same worker went on, nothing was handed over"
+    blocks = "1 KV block" if handoff.blocks == 1 else f"{handoff.blocks} KV blocks"
     return (
-        f"{handoff.blocks} KV blocks in {handoff.handoff_s * 1000:.2f} ms, "
+        f"{blocks} in {handoff.handoff_s * 1000:.2f} ms, "
         f"{size(handoff.bytes_lent)} lent, {size(handoff.bytes_copied)} copied"
     )
 

@@ -227,7 +227,7 @@ class Driver:
         """Before anything else after a pause: tell the core that it was ours. Deadlines start anew."""
         now_s = self.now_s()
         paused_s, self._alive_s = now_s - self._alive_s, now_s
-        if self._pulse is not None and paused_s > PAUSE_S:
+        if self._pulse is not None and not self._closed and paused_s > PAUSE_S:
             log.warning("the head stood still for %.1f s", paused_s)
             self._handle(HeadResumed(paused_s))
 
