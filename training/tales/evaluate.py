@@ -87,8 +87,9 @@ class Answerer:
 
 
 def held_out_facts(world: World) -> list[Trial]:
-    """Every held-out pair of phrasing and subject."""
-    return [Trial([Turn("user", f.ask)], f.answer, f.short) for f in facts.all_facts(world) if f.held_out]
+    """Every held-out pair of phrasing and subject, but for portraits, which follow-ups ask for by name."""
+    held = [f for f in facts.all_facts(world) if f.held_out and f.kind != "about"]
+    return [Trial([Turn("user", f.ask)], f.answer, f.short) for f in held]
 
 
 def follow_ups(world: World, count: int) -> list[Trial]:
