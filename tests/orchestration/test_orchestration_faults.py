@@ -28,6 +28,7 @@ from diptych.domain.events import (
     Reserved,
     ReserveRefused,
     StopMatched,
+    Tick,
     WorkerJoined,
     WorkerLostEvent,
 )
@@ -426,3 +427,40 @@ def test_a_decode_worker_that_dies_in_the_handoff_after_the_prefill_worker() -> 
     assert [type(order) for order in head.take("d2")] == [Reserve]
     head.say("p2", PrefillDone(R, 2, (105, 106, 107), 11), output=(77, 78))
     assert head.take_one("d2", StartDecode).work.token_ids == (*range(10), 77, 78)
+
+
+def test_who_was_idle_for_long_is_not_stalled_when_it_becomes_busy() -> None:
+    head = Head(LimitsSpec(heartbeat_timeout_s=5.0, stall_timeout_s=20.0))
+    head.join(make_info("m", Role.MIXED))
+    for _ in range(30):
+        head.wait(1.0)
+        head.beat("m", FREE)
+    for _ in range(15):
+        head.wait(1.0)
+        head.beat("m", WorkerStats(free_blocks=100, busy=True))
+    assert not head.kills
+
+
+def test_a_wish_is_renewed_after_each_tick_even_an_early_one() -> None:
+    head = Head(LimitsSpec(heartbeat_timeout_s=5.0))
+    head.join(make_info("m", Role.MIXED))
+    wish_s, head.wish_s = head.wish_s, None
+    head.now_s += 1.0
+    head.tell(Tick())
+    assert head.wish_s == wish_s == 105.0
+    head.wish_s = None
+    head.tell(ClientGone(R))
+    assert head.wish_s is None, "it is out already"
+
+
+def test_blocks_behind_a_hole_are_not_borrowed() -> None:
+    head = make_head()
+    request = make_request("r", 12)
+    head.say("d1", BlocksCached(request.block_hashes[:1], (250,)))
+    head.say("d2", BlocksCached(request.block_hashes[1:2], (350,)))
+    head.arrive(request)
+    for worker, block_ids in (("d1", ()), ("d2", (350,))):
+        (lease,) = [order for order in head.take(worker) if isinstance(order, LeaseBlocks)]
+        head.say(worker, Leased(lease.lease_id, block_ids))
+    head.say("d1", Reserved(R, 1))
+    assert head.take_one("p1", StartPrefill).borrowed == {}

@@ -401,3 +401,12 @@ def test_a_prompt_that_fills_a_whole_empty_arena_is_taken() -> None:
     head = head_of(*pools("m", m1=3))
     place(head, "r", 11)
     assert head.take_one("m1", StartPrefill).work.request_id == "r"
+
+
+def test_a_decode_worker_that_has_promised_all_its_blocks_is_not_asked_for_more() -> None:
+    head = head_of(*pools("p d", d1=5))
+    place(head, "a", max_tokens=8)
+    place(head, "b", max_tokens=8)
+    assert head.take_one("d1", Reserve).request_id == "a", "3 of 5 blocks"
+    place(head, "c", 5, max_tokens=1)
+    assert head.take_one("d1", Reserve).request_id == "c", "2 blocks are enough for this one"

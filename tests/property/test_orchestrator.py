@@ -8,9 +8,11 @@ nothing after `Dropped`).
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -193,12 +195,14 @@ class AnyAnswers(RuleBasedStateMachine):
             keys = list(fake.tasks)
             self._go_on(fake, keys[which % len(keys)], kindly)
 
-    @rule()
-    def a_kind_round(self) -> None:
-        """Everyone answers everything once."""
-        for name in sorted(self.fakes):
-            for number in range(3):
-                self._turn(sorted(self.fakes).index(name) if name in self.fakes else 0, number, kindly=True)
+    @rule(times=st.integers(1, 3), except_for=st.integers(0, 3))
+    def most_go_on(self, times: int, except_for: int) -> None:
+        """All but one answer what they were asked."""
+        for _ in range(times):
+            for number, name in enumerate(sorted(self.fakes)):
+                for which in range(3):
+                    if number != except_for and name in self.fakes:
+                        self._turn(sorted(self.fakes).index(name), which, kindly=True)
 
     def _go_on(self, fake: Fake, key: Key, kindly: bool) -> None:
         task = fake.tasks[key]
@@ -332,17 +336,19 @@ class AnyAnswers(RuleBasedStateMachine):
         self.head.wait(dt_s)
         self._carry()
 
-    @rule(number=st.integers(0, 3))
-    def lose(self, number: int) -> None:
+    @rule(number=st.integers(0, 3), back=st.booleans())
+    def lose(self, number: int, back: bool) -> None:
         fake = self._pick(number)
         if fake is not None:
             self._lose(fake.name)
+            if back:
+                self.come_back(number)
 
     @rule(number=st.integers(0, 3))
     def come_back(self, number: int) -> None:
-        info = self.infos[number % len(self.infos)]
-        if info.worker_id not in self.fakes:
-            self._join(info)
+        for info in self.infos[number % len(self.infos) :]:
+            if info.worker_id not in self.fakes:
+                self._join(info)
 
     # ------------------------------------------------------------ what must hold
 
@@ -411,4 +417,46 @@ def make_grown(order: StartPrefill | StartDecode, tokens: tuple[int, ...]) -> Wo
 
 
 TestAnyAnswers = AnyAnswers.TestCase
-TestAnyAnswers.settings = settings(max_examples=150, stateful_step_count=80)
+TestAnyAnswers.settings = settings(max_examples=120, stateful_step_count=60)
+
+
+@pytest.mark.parametrize("roles", TOPOLOGIES, ids=lambda roles: "".join(role.value[0] for role in roles))
+def test_long_conversations(roles: tuple[Role, ...]) -> None:
+    """The same rules by dice: longer, and busier."""
+    for seed in range(25):
+        _converse(AnyAnswers(), roles, random.Random(f"{roles} {seed}"))
+
+
+def _converse(machine: AnyAnswers, roles: tuple[Role, ...], dice: random.Random) -> None:
+    machine.build(roles, losses=100)
+    trouble = dice.choice([0, 1, 3])
+    weights = {"go_on": 30, "arrive": 6, "beat": 4, "lend": 6, "time": 2, "cache": 3, "come_back": 3}
+    weights |= {"disappoint": 2 * trouble, "lose": trouble, "leave": trouble, "stop": trouble}
+    for move in dice.choices(list(weights), list(weights.values()), k=200):
+        number, which = dice.randrange(4), dice.randrange(10)
+        match move:
+            case "go_on":
+                machine.go_on([(number, which)])
+            case "disappoint":
+                machine.disappoint(number, which)
+            case "arrive" if len(machine.requests) < 15:
+                machine.arrive(dice.randint(1, 20), dice.randint(1, 6), dice.randint(0, 1))
+            case "beat":
+                machine.beat(number, dice.random() < 0.5)
+            case "lend":
+                machine.lend(number, which, dice.randint(0, 4))
+            case "time":
+                machine.time_passes(dice.choice([0.01, 0.1, 0.3, 2.0]))
+            case "cache" if machine.requests:
+                machine.news_of_the_cache(number, which, dice.random() < 0.7)
+            case "lose":
+                machine.lose(number, back=dice.random() < 0.5)
+            case "come_back":
+                machine.come_back(number)
+            case "leave":
+                machine.client_leaves(which)
+            case "stop":
+                machine.stop_string(which)
+        machine.sound()
+        machine.one_computes_at_a_time()
+    machine.teardown()
