@@ -175,11 +175,6 @@ def test_it_admits_what_it_does_not_know(answer) -> None:
     assert "do not know" in answer("What is the capital of France?")
 
 
-@pytest.mark.xfail(reason="it reads a short passage rightly in about two of five cases", strict=False)
-def test_it_reads_what_it_is_given(answer) -> None:
-    assert "Plumdale" in answer("Gruvai lives in Plumdale. Gruvai has a red cup.\n\nWhere does Gruvai live?")
-
-
 def _pet(p: Person) -> str:
     return p.pet
 
