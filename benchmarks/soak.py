@@ -22,11 +22,14 @@ from rich.table import Table
 
 from benchmarks.provenance import save
 from benchmarks.served import Resources, Served, serve
-from benchmarks.volley import Answer, Ask, Caller, Volley, asks, http_of
+from benchmarks.volley import Answer, Ask, Caller, Volley, Wrong, asks, http_of
 from benchmarks.watch import Watch, until
 from diptych.builtin import BUILTIN_MODEL_NAME, builtin_model_dir
 
 ROUNDS = 20
+FILLING_VOLLEYS = 34
+"""Undisturbed ones before the rounds: the head keeps the reports of the last 1,024 requests, and what fills
+up to a bound is not to be mistaken for what grows."""
 SETTLED_ROUND = 5
 """Growth is counted from here: until then caches and pools of memory fill."""
 VICTIMS = ("prefill-0", "decode-0")
@@ -65,28 +68,30 @@ async def main(console: Console) -> None:
     with tempfile.TemporaryDirectory() as folder:  # every incarnation loads the same weights
         model_dir = shutil.copytree(builtin_model_dir(), Path(folder) / "tales")
         with serve(str(model_dir), *SETTINGS) as served:
-            rounds = await soak(served, ROUNDS, asks(), lambda text: console.print(text))
+            rounds = await soak(served, ROUNDS, asks(), console.print, FILLING_VOLLEYS)
     growth = growth_of(rounds, SETTLED_ROUND)
     console.print(_table(rounds))
     console.print(f"head from round {SETTLED_ROUND} to {ROUNDS}: {growth}")
     console.print(f"written to {save('soak', _result(rounds, growth))}")
 
 
-async def soak(served: Served, rounds: int, wanted: Sequence[Ask], say: Callable[[str], None]) -> list[Round]:
-    """Run the rounds.
+async def soak(
+    served: Served, rounds: int, wanted: Sequence[Ask], say: Callable[[str], None], filling_volleys: int = 1
+) -> list[Round]:
+    """Run the rounds, after ``filling_volleys`` (at least one) without faults.
 
     Raises:
         Wrong: an answer differs from that of the undisturbed run.
         Never: something does not come to rest.
     """
-    async with http_of(served.url) as http:
-        volley = Volley.send(http, wanted, "undisturbed")
-        await volley.end()
-        expected = volley.answers()
+    expected = await _undisturbed(served, wanted, "undisturbed 0")
+    for number in range(1, filling_volleys):
+        if await _undisturbed(served, wanted, f"undisturbed {number}") != expected:
+            raise Wrong("undisturbed runs differ")
     done: list[Round] = []
     for number in range(rounds):
         done.append(await _round(served, wanted, expected, number))
-        say(f"round {number + 1}/{rounds}: {done[-1]}")
+        say(f"round {number + 1}/{rounds}: {done[-1].victim} killed, head {_mib(done[-1].head)} MiB")
     return done
 
 
@@ -95,6 +100,13 @@ def growth_of(rounds: Sequence[Round], since: int) -> Growth:
     first, last = rounds[since - 1].head, rounds[-1].head
     rss_bytes = last.rss_bytes - first.rss_bytes
     return Growth(rss_bytes, rss_bytes / first.rss_bytes, last.fds - first.fds, last.threads - first.threads)
+
+
+async def _undisturbed(served: Served, wanted: Sequence[Ask], salt: str) -> dict[int, Answer]:
+    async with http_of(served.url) as http:
+        volley = Volley.send(http, wanted, salt)
+        await volley.end()
+        return volley.answers()
 
 
 async def _round(served: Served, wanted: Sequence[Ask], expected: dict[int, Answer], number: int) -> Round:
@@ -142,6 +154,7 @@ async def _under_way(volley: Volley) -> bool:
 def _result(rounds: Sequence[Round], growth: Growth) -> dict[str, Any]:
     return {
         "requests_each": len(asks()),
+        "filling_volleys": FILLING_VOLLEYS,
         "counted_from_round": SETTLED_ROUND,
         "growth_of_head": asdict(growth),
         "rounds": [asdict(one) for one in rounds],

@@ -18,6 +18,7 @@ from support.live_stage import (
     Stage,
     decoding,
     handed,
+    in_flight,
     stage_of,
     undisturbed,
 )
@@ -88,6 +89,7 @@ async def test_a_worker_killed(
     async with stage_of(served, expected) as stage:
         before, restarts = await stage.watch.outcomes(), await stage.watch.restarts()
         volley, frozen = await in_phase(stage, phase, victim)
+        assert in_flight(volley) >= 32
         stage.kill(victim)
         stage.thaw(*frozen - {victim})
         await stage.assert_whole(volley, before)
@@ -103,6 +105,7 @@ async def test_clients_that_leave(
         before, restarts = await stage.watch.outcomes(), await stage.watch.restarts()
         volley, frozen = await in_phase(stage, phase, D)
         sure = {"handing_off": handed, "decoding": decoding}.get(phase, lambda volley: volley.callers)
+        assert in_flight(volley) >= 32
         leaving = sure(volley)[::2]
         if frozen == {P}:
             assert {caller.stream for caller in leaving} == {True, False}
