@@ -152,8 +152,8 @@ async def _failing() -> None:
 
 def test_the_banner_says_each_thing_once() -> None:
     worker = WorkerPlace(
-        worker_id=WorkerId("prefill-0"), pool="prefill", role=Role.PREFILL, up=True, pid=7, incarnation=1, restarts=0,
-        last_end=None, cores=(0,), threads=1, kv_tokens=64, token_budget=512, max_running=4,
+        worker_id=WorkerId("prefill-0"), pool="prefill", role=Role.PREFILL, up=True, pid=7, incarnation=1,
+        restarts=0, last_end=None, cores=(0,), threads=1, kv_tokens=64, token_budget=512, max_running=4,
         engine={"engine": "native", "kernels": "invariant kernels (of ours)"},
     )  # fmt: skip
     topology = Topology(

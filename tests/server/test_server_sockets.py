@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import threading
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from diptych.server.text.tokenizer import TextTokenizer
 from support.api_client import CHAT, MESSAGES, TEXT, events_of, real_server
 from support.fake_frontend import FakeFrontend, rejected
-from support.tiny_model import EOS, ids_of
+from support.tiny_model import EOS, ids_of, tiny_model, tiny_tokenizer
 
 
 def saying(text: str = "the fox said") -> FakeFrontend:
@@ -125,10 +128,53 @@ async def test_a_huge_body_leaves_the_connection_usable() -> None:
         assert (await client.post(TEXT, json={"prompt": "a"})).status_code == 200
 
 
-async def test_a_long_prompt_is_tokenised_and_refused_by_its_length() -> None:
-    async with real_server(saying()) as url, httpx.AsyncClient(base_url=url) as client:
-        long = await client.post(TEXT, json={"prompt": "the fox " * 20_000}, timeout=30)
-        assert long.status_code == 400 and long.json()["error"]["code"] == "context_length_exceeded"
+class Slow(TextTokenizer):
+    """Takes as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(tiny_tokenizer().raw)
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        self.asked.set()
+        self.go.wait(20)
+        return super().encode(text, add_special_tokens=add_special_tokens)
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+async def test_what_cannot_fit_is_refused_without_tokenising_it(path: str) -> None:
+    tokenizer, huge = Slow(), "the fox " * 900_000
+    model = dataclasses.replace(tiny_model(), tokenizer=tokenizer)
+    body = {CHAT: {"messages": [{"role": "user", "content": huge}]}, TEXT: {"prompt": huge}}[path]
+    async with real_server(saying(), model=model) as url, httpx.AsyncClient(base_url=url) as client:
+        response = await client.post(path, json=body, timeout=30)
+    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+    assert str(model.max_model_tokens) in response.json()["error"]["message"]
+    assert not tokenizer.asked.is_set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stays", [False, True])
+async def test_a_long_text_is_tokenised_beside_everything_else(stream: bool, stays: bool) -> None:
+    """Others are answered meanwhile; a client that leaves meanwhile costs the cluster nothing."""
+    frontend, tokenizer = saying(), Slow()
+    model = dataclasses.replace(tiny_model(max_model_tokens=50_000), tokenizer=tokenizer)
+    body = {"prompt": "the fox " * 3_000, "stream": stream, "max_tokens": 2}
+    async with real_server(frontend, model=model) as url, httpx.AsyncClient(base_url=url) as other:
+        async with httpx.AsyncClient(base_url=url) as client:
+            posting = asyncio.create_task(client.post(TEXT, json=body, timeout=30))
+            await asyncio.to_thread(tokenizer.asked.wait, 20)
+            assert (await other.get("/health")).status_code == 200
+            assert not posting.done()
+            if stays:
+                tokenizer.go.set()
+                assert (await posting).status_code == 200
+            else:
+                posting.cancel()
+                await asyncio.wait((posting,))
+        tokenizer.go.set()
+        assert (await other.post(TEXT, json={"prompt": "a"})).status_code == 200
+    assert len(frontend.requests) == (2 if stays else 1) and frontend.live == []
 
 
 async def test_a_client_that_leaves_while_sending_harms_nobody() -> None:

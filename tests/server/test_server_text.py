@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from diptych.domain.errors import InvalidRequest, SpecError
 from diptych.server.model import load_served_model
@@ -279,3 +279,34 @@ def test_defaults_out_of_range_name_their_key(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text("[", encoding="utf-8")
     with pytest.raises(SpecError, match="not valid JSON"):
         read_defaults(tmp_path)
+
+
+# ---------------------------------------------------------------- how much fits into a token
+
+
+@given(st.text(max_size=200) | st.sampled_from([" " * 500, "\u03b1\u0313\u0300\u0345" * 50, "river" * 40]))
+def test_no_text_has_fewer_tokens_than_its_length_says(text: str) -> None:
+    nfc = Tokenizer.from_str(tiny_tokenizer().raw.to_str())
+    nfc.normalizer = normalizers.NFC()
+    for tokenizer in (tiny_tokenizer(), TextTokenizer(nfc)):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert tokenizer.most_characters is not None
+        assert len(text) <= len(ids) * tokenizer.most_characters
+
+
+def swallowing() -> list[Tokenizer]:
+    """Tokenisers in which one token may stand for any length of text."""
+    tiny = tiny_tokenizer().raw.to_str()
+    strip, added, removed, unknown = (Tokenizer.from_str(tiny) for _ in range(4))
+    strip.normalizer = normalizers.Strip()
+    added.add_special_tokens([AddedToken("<x>", rstrip=True)])
+    removed.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    unknown.pre_tokenizer = pre_tokenizers.Whitespace()
+    return [strip, added, removed, unknown]
+
+
+@pytest.mark.parametrize("raw", swallowing(), ids=["strip", "added", "removed", "unknown"])
+def test_where_text_may_vanish_its_length_says_nothing(raw: Tokenizer) -> None:
+    assert TextTokenizer(raw).most_characters is None

@@ -5,21 +5,51 @@ Knows: how a model gets its name. Does not know: weights.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from diptych.builtin import BUILTIN_MODEL_NAME
+from diptych.builtin import BUILTIN_MODEL_NAME, builtin_model_dir
 from diptych.domain.cluster import BUILTIN_MODEL, ClusterSpec, ModelSpec
+from diptych.domain.errors import SpecError
 from diptych.runtime.cluster import Cluster
 from diptych.server.model import ServedModel, load_served_model
+from diptych.server.text.tokenizer import TOKENIZER_FILE
+
+log = logging.getLogger("diptych.cli")
 
 
 def served_model(spec: ClusterSpec, cluster: Cluster) -> ServedModel:
-    """Tokeniser, template and limits of the model. Raises `SpecError` if its directory lacks something."""
-    return load_served_model(
+    """Tokeniser, template and limits of the model. Raises `SpecError` if its directory lacks something.
+
+    Random weights need no tokeniser of their own: without one, the built-in model's serves.
+    """
+    lent = spec.model.load_format == "dummy" and not (cluster.model_dir / TOKENIZER_FILE).is_file()
+    model = load_served_model(
         cluster.model_dir,
         names=names_of(spec.model),
         block_tokens=spec.kv.block_tokens,
         max_model_tokens=cluster.max_model_tokens,
+        text_folder=builtin_model_dir() if lent else None,
+    )
+    if lent:
+        _warn(model)
+    return model
+
+
+def _warn(model: ServedModel) -> None:
+    """Say what a lent tokeniser means. Raises `SpecError` if the network is too small for it."""
+    known = model.tokenizer.vocab_size
+    if known > model.vocab_size:
+        raise SpecError(
+            f"config.json has a vocab_size of {model.vocab_size}, too small for the built-in model's "
+            f"tokenizer ({known} tokens), and the model directory has no {TOKENIZER_FILE}; raise vocab_size or add one"
+        )
+    log.warning(
+        "the model directory has no %s: the built-in model's serves instead; of %d token ids those from %d on "
+        "have no text",
+        TOKENIZER_FILE,
+        model.vocab_size,
+        known,
     )
 
 

@@ -22,7 +22,7 @@ from diptych.server.text.directory import (
     read_json,
     read_special_tokens,
 )
-from diptych.server.text.tokenizer import TextTokenizer
+from diptych.server.text.tokenizer import TOKENIZER_FILE, TextTokenizer
 from diptych.server.wall import wall_s
 
 
@@ -36,7 +36,7 @@ class ServedModel:
     defaults: GenerationDefaults
     eos_token_ids: tuple[TokenId, ...]
     vocab_size: int
-    """Token ids that the network knows: at least the tokeniser's."""
+    """Token ids that the network knows; a tokeniser may know fewer, or more."""
     max_model_tokens: int
     """Longest prompt plus output."""
     block_tokens: int
@@ -67,23 +67,26 @@ def load_served_model(
     block_tokens: int,
     max_model_tokens: int | None = None,
     cache_key: str | None = None,
+    text_folder: Path | None = None,
 ) -> ServedModel:
     """Read what the front end needs from a model directory.
 
     ``names``: at least one. ``max_model_tokens``: default and upper bound are ``max_position_embeddings``.
+    ``text_folder``: where tokeniser and template come from, if not from ``folder``.
     Raises `SpecError` for a directory that can not be served.
     """
     if not names:
         raise SpecError("a served model needs at least one name")
-    tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
+    text_folder = text_folder or folder
+    tokenizer = TextTokenizer.from_file(text_folder / TOKENIZER_FILE)
     config = read_json(folder / "config.json")
     return ServedModel(
         names=names,
         tokenizer=tokenizer,
-        chat_template=read_chat_template(folder),
+        chat_template=read_chat_template(text_folder),
         defaults=read_defaults(folder),
         eos_token_ids=_eos_ids(folder, tokenizer),
-        vocab_size=max(tokenizer.vocab_size, int(config.get("vocab_size", 0))),
+        vocab_size=int(config.get("vocab_size") or tokenizer.vocab_size),
         max_model_tokens=_context(config.get("max_position_embeddings"), max_model_tokens),
         block_tokens=block_tokens,
         cache_key=cache_key or names[0],

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from diptych.domain.errors import ContextTooLong, InvalidRequest
@@ -135,10 +135,10 @@ def _ask(
 
 async def _chat_prompt(body: ChatCompletionRequest, model: ServedModel) -> PromptTokens:
     text = _render(body, model)
-    token_ids = await _beside(text, lambda: model.tokenizer.encode(text, add_special_tokens=False))
+    token_ids = await _encode(text, model, "messages", special=False)
     if not token_ids:
         raise InvalidRequest("the messages render to an empty prompt", "messages")
-    return PromptTokens(token_ids=tuple(token_ids), text=text)
+    return PromptTokens(token_ids=token_ids, text=text)
 
 
 def _render(body: ChatCompletionRequest, model: ServedModel) -> str:
@@ -192,16 +192,28 @@ def _separate(prompt: Prompt) -> list[str | list[int]]:
 
 async def _one_prompt(prompt: str | list[int], model: ServedModel, *, special: bool) -> PromptTokens:
     if isinstance(prompt, str):
-        ids = await _beside(prompt, lambda: model.tokenizer.encode(prompt, add_special_tokens=special))
-        return PromptTokens(token_ids=tuple(ids), text=prompt)
+        ids = await _encode(prompt, model, "prompt", special=special)
+        return PromptTokens(token_ids=ids, text=prompt)
     if prompt and not 0 <= min(prompt) <= max(prompt) < model.vocab_size:
         raise InvalidRequest(f"prompt has token ids outside of 0..{model.vocab_size - 1}", "prompt")
     return PromptTokens(token_ids=tuple(prompt), text=None)
 
 
-async def _beside(text: str, work: Callable[[], T]) -> T:
-    """Run ``work`` in a thread if the text is long: other streams go on meanwhile."""
-    return work() if len(text) < _LONG_TEXT_CHARACTERS else await asyncio.to_thread(work)
+async def _encode(text: str, model: ServedModel, param: str, *, special: bool) -> tuple[TokenId, ...]:
+    """Token ids. A long text is tokenised in a thread, so that other streams go on meanwhile, and not at all
+    if it cannot fit however well it packs."""
+    tokenizer = model.tokenizer
+    if tokenizer.most_characters and len(text) > model.max_model_tokens * tokenizer.most_characters:
+        least = -(-len(text) // tokenizer.most_characters)
+        raise ContextTooLong(
+            f"the model's context holds {model.max_model_tokens} tokens, but the prompt has {len(text)} "
+            f"characters, which are {least} tokens at the least"
+        )
+    work = partial(tokenizer.encode, text, add_special_tokens=special)
+    ids = work() if len(text) < _LONG_TEXT_CHARACTERS else await asyncio.to_thread(work)
+    if tokenizer.vocab_size > model.vocab_size and max(ids, default=0) >= model.vocab_size:
+        raise InvalidRequest(f"the text has a token that the model does not know: {max(ids)}", param)
+    return tuple(ids)
 
 
 def _max_tokens(prompt_tokens: int, wanted: int | None, default: int | None, model: ServedModel) -> int:

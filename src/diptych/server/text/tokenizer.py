@@ -15,6 +15,10 @@ from tokenizers import Tokenizer
 
 from diptych.domain.errors import SpecError
 from diptych.domain.ids import TokenId
+from diptych.server.text.density import most_characters
+
+TOKENIZER_FILE = "tokenizer.json"
+"""Its name in a model directory."""
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -27,14 +31,19 @@ class TextTokenizer:
         raw.no_padding()
         self.raw = raw
         self.vocab_size = raw.get_vocab_size(with_added_tokens=True)
+        self.most_characters = most_characters(raw)
+        """Characters that one token can stand for, if there is a bound."""
         self._added = {token_id: token.content for token_id, token in raw.get_added_tokens_decoder().items()}
         self._byte_level = _has_decoder(orjson.loads(raw.to_str()).get("decoder"), "ByteLevel")
 
     @staticmethod
     def from_file(path: Path) -> TextTokenizer:
-        """Read a ``tokenizer.json``. Raises `SpecError` if it is missing or not valid."""
+        """Read a file such as ``tokenizer.json``. Raises `SpecError` if it is missing or not valid."""
         if not path.is_file():
-            raise SpecError(f"{path} is missing: a model directory needs a tokenizer.json")
+            raise SpecError(
+                f"{path} is missing: a model directory needs one; fetch the model again, or save its "
+                "tokenizer there with transformers"
+            )
         try:
             return TextTokenizer(Tokenizer.from_buffer(path.read_bytes()))
         except ValueError as error:
