@@ -95,7 +95,7 @@ def _call(chooser: random.Random, number: int, text: str) -> Call:
     messages = [{"role": "user", "content": text}]
     if chooser.random() < 0.3:
         messages = [
-            {"role": "user", "content": "Hello."},
+            {"role": "user", "content": f"{number} hello."},
             {"role": "assistant", "content": "Good day."},
             *messages,
         ]

@@ -233,6 +233,13 @@ async def test_the_models_defaults_fill_what_the_client_left_open() -> None:
     assert first.seed != second.seed, "drawn anew for each"
 
 
+async def test_what_one_choice_computed_for_another_is_not_counted_as_cached() -> None:
+    frontend = FakeFrontend(lambda _: [*ids_of("a"), EOS])
+    frontend.cached_tokens_of = lambda request: {40: 5, 41: 2, 42: 5}[request.sampling.seed]
+    answer = await unary(frontend, n=3, seed=40)
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
+
+
 async def test_n_choices_differ_in_seed_and_count_the_prompt_once() -> None:
     def script(request: Request) -> list[int]:
         return [*ids_of("abc"[request.sampling.seed - 40]), EOS]

@@ -40,6 +40,7 @@ class FakeFrontend:
         self.fail_at: dict[int, Callable[[RequestId], RequestReport]] = {}
         self.is_ready = True
         self.cached_tokens = 0
+        self.cached_tokens_of: Callable[[Request], int] = lambda _: self.cached_tokens
         self.requests: list[Request] = []
         self.stopped: list[RequestId] = []
         self.aborted: list[RequestId] = []
@@ -181,7 +182,7 @@ class FakeFrontend:
             state=state,
             finish_reason=reason,
             prompt_tokens=len(request.prompt_token_ids),
-            cached_tokens=min(self.cached_tokens, len(request.prompt_token_ids) - 1),
+            cached_tokens=min(self.cached_tokens_of(request), len(request.prompt_token_ids) - 1),
             moments={
                 Moment.RECEIVED: received_s,
                 Moment.PREFILL_STARTED: started_s,

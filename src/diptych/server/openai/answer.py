@@ -128,12 +128,14 @@ class Answer:
 
 
 def usage_of(call: Call) -> Json:
-    """Tokens of a call. A prompt counts once however many choices it has; its cached tokens are those of its
-    first choice. Every token up to the end counts as output, an EOS too."""
+    """Tokens of a call. A prompt counts once however many choices it has; cached is what each choice found,
+    so that what one choice computed for the next (a matter of timing) is not counted. Every token up to the
+    end counts as output, an EOS too."""
     n = call.ask.n
     prompt = sum(len(prompt.token_ids) for prompt in call.ask.prompts)
     output = sum(len(choice.token_ids) for choice in call.choices)
-    cached = sum(choice.report.cached_tokens for choice in call.choices[::n] if choice.report)
+    found = [choice.report.cached_tokens if choice.report else 0 for choice in call.choices]
+    cached = sum(min(found[first : first + n]) for first in range(0, len(found), n))
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
