@@ -307,9 +307,11 @@ def test_a_busy_worker_without_a_step_is_killed_and_an_idle_one_is_not() -> None
 
 def test_a_pause_of_the_head_is_not_the_workers_silence() -> None:
     head = make_head(heartbeat_timeout_s=5.0)
-    head.now_s += 60.0
-    head.tell(HeadResumed(60.0))
-    assert not head.kills
+    hand_off(head)
+    clear(head)
+    head.now_s += 90.0
+    head.tell(HeadResumed(90.0))
+    assert not head.kills and not head.sent, "nor is a handoff too slow that nobody could hear of"
     head.wait(6.0)
     assert len(head.kills) == 4
 

@@ -270,12 +270,18 @@ def test_prefix_hits_keep_to_one_owner_and_to_what_it_can_spare() -> None:
     a, b, w = WorkerId("a"), WorkerId("b"), WorkerId("w")
     run = [{a: 1, b: 11}, {b: 12, a: 2}, {b: 13, a: 3}]
     accounts = {a: Account(), b: Account(), w: Account()}
-    assert choose_hits(run, w, {a: 9, b: 9}, accounts) == (Hit(a, 1), Hit(a, 2), Hit(a, 3))
-    assert choose_hits(run, b, {a: 9}, accounts) == (Hit(b, 11), Hit(b, 12), Hit(b, 13))
-    assert choose_hits(run, w, {a: 1, b: 1}, accounts) == (Hit(a, 1), Hit(b, 12))
-    assert choose_hits(run, w, {}, accounts) == ()
+
+    def chosen(prefer: WorkerId, spare: dict[WorkerId, int]) -> tuple[Hit, ...]:
+        return choose_hits(run, prefer, spare, accounts).blocks
+
+    assert chosen(w, {a: 9, b: 9}) == (Hit(a, 1), Hit(a, 2), Hit(a, 3))
+    assert chosen(b, {a: 9}) == (Hit(b, 11), Hit(b, 12), Hit(b, 13))
+    assert chosen(w, {a: 1, b: 1}) == (Hit(a, 1), Hit(b, 12))
+    assert chosen(w, {}) == ()
     accounts[a].pins[2] = 1
-    assert choose_hits(run, w, {a: 1}, accounts) == (Hit(a, 1), Hit(a, 2)), "pinned already: costs nothing"
+    assert chosen(w, {a: 1}) == (Hit(a, 1), Hit(a, 2)), "pinned already: costs nothing"
+    hits = choose_hits(run, b, {a: 9}, accounts)
+    assert hits.own == (11, 12, 13) and hits.new_pins == {b: 3}
 
 
 # ---------------------------------------------------------------- the queue

@@ -1,10 +1,10 @@
 """A whole cluster in one process and in virtual time: the real orchestrator, the real schedulers, toy engines
 on one shared memory, and a message queue in each direction for each worker.
 
-Who uses it decides what happens next, message by message: commands and reports wait in their queues until they
-are delivered, steps are planned and committed apart, workers die, hang and come back between any two of these.
-Knows: the rules of the road (order within a queue, tokens before events, everything said before a loss).
-Does not know: sockets, threads, real time.
+Who uses it decides what happens next, message by message: commands and reports wait in their queues until
+they are delivered, steps are planned and committed apart, workers die, hang and come back between any two
+of these. Knows: the rules of the road (order within a queue, tokens before events, everything said before
+a loss). Does not know: sockets, threads, real time.
 """
 
 from __future__ import annotations
@@ -311,7 +311,8 @@ class VirtualCluster:
         self.now_s = end_s
 
     def settle(self, rounds: int = 2000) -> None:
-        """No more trouble: everyone alive works, the dead come back. Fails if that does not end everything."""
+        """No more trouble: everyone alive works, the dead come back. Fails if that does not end
+        everything."""
         for _ in range(rounds):
             if not self._round() and not self.live_requests() and self.core.snapshot().idle:
                 return

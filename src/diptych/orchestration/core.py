@@ -53,7 +53,7 @@ from diptych.orchestration.prefix_index import PrefixIndex
 from diptych.orchestration.registry import Registry, Worker, WorkerRef
 from diptych.orchestration.routing import Router
 from diptych.orchestration.snapshot import Snapshot, WorkerView
-from diptych.orchestration.timers import Timers
+from diptych.orchestration.timers import Timer, Timers
 from diptych.orchestration.waiting import WaitingQueue
 from diptych.performance.estimate import CostModel
 
@@ -195,8 +195,9 @@ class Orchestrator:
                 self._said(event, now_s)
             case Heartbeat():
                 self._heartbeat(event, now_s)
-            case HeadResumed():
+            case HeadResumed(paused_s):
                 self._registry.excuse(now_s)
+                self._timers.postpone(Timer.ATTEMPT, paused_s)
             case Tick():
                 pass
             case _:

@@ -137,9 +137,8 @@ class DecodeRoomFilter:
         """See `Filter`."""
         if not pair.split:
             return None
-        lent = tuple(hit.block_id for hit in pair.hits if hit.owner == pair.decode.worker_id)
-        room = pair.decode_account.room_blocks(pair.decode.info.arena) - pair.decode_account.unpinned(lent)
-        need = pair.growth_blocks
+        room = pair.decode_account.room_blocks(pair.decode.info.arena)
+        need = pair.growth_blocks + pair.hits.new_pins.get(pair.decode.worker_id, 0)
         return None if need <= room else f"room: decode needs {need} blocks, {room} are free"
 
 

@@ -50,10 +50,6 @@ class Account:
         """Blocks of ``arena`` that nobody has been promised."""
         return arena.blocks - len(self.pins) - self.blocks
 
-    def unpinned(self, block_ids: Iterable[BlockId]) -> int:
-        """How many of these blocks would be pinned anew."""
-        return sum(block_id not in self.pins for block_id in block_ids)
-
     def change(self, hold: Hold, sign: int) -> None:
         """Add (+1) or take away (-1) a hold."""
         self.holds += sign

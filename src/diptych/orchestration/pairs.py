@@ -6,7 +6,7 @@ Knows: what the pair would take of each worker. Does not know: whether it may (f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from diptych.domain.ids import BlockId, WorkerId
@@ -23,6 +23,20 @@ class Hit(NamedTuple):
 
     owner: WorkerId
     block_id: BlockId
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The leading blocks of a sequence that need no computing."""
+
+    blocks: tuple[Hit, ...] = ()
+    own: tuple[BlockId, ...] = ()
+    """Those that the prefill worker has itself."""
+    new_pins: Mapping[WorkerId, int] = field(default_factory=dict[WorkerId, int])
+    """How many of them nobody has pinned so far, by owner."""
+
+
+NO_HITS = Hits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +81,7 @@ class Pair:
     tokens: int
     growth_blocks: int
     """Blocks to set aside for the output."""
-    hits: tuple[Hit, ...] = ()
-    """Owners of the leading blocks that need no computing."""
+    hits: Hits = NO_HITS
 
     @property
     def split(self) -> bool:
@@ -78,7 +91,7 @@ class Pair:
     @property
     def cached_tokens(self) -> int:
         """Tokens that need no computing."""
-        return len(self.hits) * self.prefill.info.block_tokens
+        return len(self.hits.blocks) * self.prefill.info.block_tokens
 
     @property
     def new_tokens(self) -> int:
@@ -86,28 +99,23 @@ class Pair:
         return self.tokens - self.cached_tokens
 
     @property
-    def own_pins(self) -> tuple[BlockId, ...]:
-        """Cached blocks that the prefill worker has itself."""
-        return tuple(hit.block_id for hit in self.hits if hit.owner == self.prefill.worker_id)
-
-    @property
     def new_blocks(self) -> int:
         """Blocks that the prefill worker has to allocate for the tokens that exist."""
-        return blocks_for(self.tokens, self.prefill.info.block_tokens) - len(self.hits)
+        return blocks_for(self.tokens, self.prefill.info.block_tokens) - len(self.hits.blocks)
 
     @property
     def prefill_need_blocks(self) -> int:
         """Room that the prefill worker must have: new blocks, cached ones that nobody has pinned so far, and
         the growth if it goes on to decode."""
         growth = 0 if self.split else self.growth_blocks
-        return self.new_blocks + self.prefill_account.unpinned(self.own_pins) + growth
+        return self.new_blocks + self.hits.new_pins.get(self.prefill.worker_id, 0) + growth
 
     @property
     def prefill_hold(self) -> Hold:
         """What the prefill worker is charged while it computes the prompt."""
         return Hold(
             blocks=self.new_blocks + (0 if self.split else self.growth_blocks),
-            pins=self.own_pins,
+            pins=self.hits.own,
             prefill_tokens=self.new_tokens,
             decodes=0 if self.split else 1,
             context_tokens=0 if self.split else self.tokens,
@@ -132,44 +140,30 @@ def growth_blocks(job: Job, output_reserve_tokens: int, prefill: Worker, decode:
 
 
 def choose_hits(
-    run: Sequence[Owners], prefer: WorkerId, spare: Mapping[WorkerId, int], pinned: Mapping[WorkerId, Account]
-) -> tuple[Hit, ...]:
+    run: Sequence[Owners],
+    prefer: WorkerId,
+    spare: Mapping[WorkerId, int],
+    accounts: Mapping[WorkerId, Account],
+) -> Hits:
     """The longest leading run of cached blocks that may be used, with one owner for each.
 
     The prefill worker itself comes first (no lease needed), then the owner of the block before (fewer
-    leases), then whoever cached it first. ``spare``: how many blocks each other owner can let be pinned;
-    absent: none.
+    leases), then whoever cached it first. ``spare``: how many blocks each other owner can let be pinned
+    anew; absent: it lends nothing.
     """
-    hits: list[Hit] = []
-    left = dict(spare)
+    blocks: list[Hit] = []
+    new_pins: dict[WorkerId, int] = {}
+    last = prefer
     for owners in run:
-        last = hits[-1].owner if hits else prefer
-        hit = next(
-            (hit for owner in (prefer, last, *owners) if (hit := _take(owner, owners, prefer, left, pinned))),
-            None,
-        )
-        if hit is None:
+        for owner in (prefer, last, *owners) if prefer not in owners else (prefer,):
+            if owner in owners and owner in accounts:
+                pins = int(owners[owner] not in accounts[owner].pins)
+                taken = new_pins.get(owner, 0) + pins
+                if owner == prefer or (owner in spare and (not pins or taken <= spare[owner])):
+                    blocks.append(Hit(owner, owners[owner]))
+                    new_pins[owner], last = taken, owner
+                    break
+        else:
             break
-        hits.append(hit)
-    return tuple(hits)
-
-
-def _take(
-    owner: WorkerId,
-    owners: Owners,
-    prefer: WorkerId,
-    left: dict[WorkerId, int],
-    pinned: Mapping[WorkerId, Account],
-) -> Hit | None:
-    if owner not in owners:
-        return None
-    hit = Hit(owner, owners[owner])
-    if owner == prefer:
-        return hit
-    if owner not in left:
-        return None
-    if hit.block_id not in pinned[owner].pins:
-        if left[owner] <= 0:
-            return None
-        left[owner] -= 1
-    return hit
+    own = tuple(hit.block_id for hit in blocks if hit.owner == prefer)
+    return Hits(tuple(blocks), own, new_pins)

@@ -147,7 +147,7 @@ class Placing:
         if owner is None:
             return
         lease_id = LeaseId(f"{attempt.export_lease}@{owner_id}")
-        hits = attempt.plan.pair.hits
+        hits = attempt.plan.pair.hits.blocks
         hashes = tuple(attempt.work.block_hashes[index] for index in indices)
         attempt.asked[lease_id] = indices
         self._attempts.attach(attempt, lease_id)
@@ -175,8 +175,9 @@ class Placing:
         for lease_id, indices in attempt.asked.items():
             granted.update(zip(indices, self._leases.blocks(lease_id), strict=False))
         borrowed: dict[int, BlockId] = {}
-        for index, hit in enumerate(attempt.plan.pair.hits):
-            if hit.owner == attempt.prefill.worker_id:
+        prefill = attempt.prefill.worker_id
+        for index, hit in enumerate(attempt.plan.pair.hits.blocks):
+            if hit.owner == prefill:
                 continue
             if index not in granted:
                 break
@@ -186,8 +187,9 @@ class Placing:
 
 def _lent(attempt: Attempt) -> dict[WorkerId, tuple[int, ...]]:
     """Owners other than the prefill worker → indices of the blocks that they have."""
-    lent: dict[WorkerId, tuple[int, ...]] = {}
-    for index, hit in enumerate(attempt.plan.pair.hits):
-        if hit.owner != attempt.prefill.worker_id:
-            lent[hit.owner] = (*lent.get(hit.owner, ()), index)
-    return lent
+    lent: dict[WorkerId, list[int]] = {}
+    prefill = attempt.prefill.worker_id
+    for index, hit in enumerate(attempt.plan.pair.hits.blocks):
+        if hit.owner != prefill:
+            lent.setdefault(hit.owner, []).append(index)
+    return {owner: tuple(indices) for owner, indices in lent.items()}

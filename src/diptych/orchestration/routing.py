@@ -7,16 +7,17 @@ placement is carried out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from diptych.domain.cluster import LimitsSpec, SloSpec
-from diptych.domain.ids import WorkerId
+from diptych.domain.ids import DomainId, WorkerId
 from diptych.domain.report import Candidate, Placement
+from diptych.domain.worker import WorkerInfo
 from diptych.orchestration.filters import DEFAULT_FILTERS, Filter, Obstacle, Scene
 from diptych.orchestration.jobs import Job
 from diptych.orchestration.ledger import Account, Ledger
-from diptych.orchestration.pairs import Pair, Roles, choose_hits, growth_blocks
+from diptych.orchestration.pairs import Hits, Pair, Roles, choose_hits, growth_blocks
 from diptych.orchestration.prefix_index import Owners, PrefixIndex
 from diptych.orchestration.registry import Registry, Worker
 from diptych.orchestration.scorers import DEFAULT_SCORERS, HighestTotal, Picker, Prediction, Scorer
@@ -113,25 +114,41 @@ class Router:
         """The same pairs, each with the cached blocks that it would use."""
         if job.request.sampling.prompt_logprobs is not None:
             return list(pairs)
-        runs: dict[str, list[Owners]] = {}
-        for pair in pairs:
-            info = pair.prefill.info
-            if info.domain_id not in runs:
-                most = (job.tokens - 1) // info.block_tokens
-                hashes = job.hashes(info.block_tokens)[:most]
-                runs[info.domain_id] = self._index.leading(info.domain_id, hashes)
-        return [self._pair_with_hits(pair, runs[pair.prefill.info.domain_id]) for pair in pairs]
+        accounts = {it.worker_id: self._ledger.account(it.worker_id) for it in self._registry.usable()}
+        spare = {
+            it.worker_id: accounts[it.worker_id].room_blocks(it.info.arena) for it in self._registry.usable()
+        }
+        runs: dict[DomainId, list[Owners]] = {}
+        hits: dict[WorkerId, Hits] = {}
+        for info in (pair.prefill.info for pair in pairs):
+            if info.worker_id not in hits:
+                if info.domain_id not in runs:
+                    runs[info.domain_id] = self._cached_run(job, info)
+                hits[info.worker_id] = choose_hits(runs[info.domain_id], info.worker_id, spare, accounts)
+        return [self._with_room_to_decode(pair, hits, runs, spare, accounts) for pair in pairs]
 
-    def _pair_with_hits(self, pair: Pair, run: Sequence[Owners]) -> Pair:
-        if not run:
-            return pair
-        spare: dict[WorkerId, int] = {}
-        accounts: dict[WorkerId, Account] = {}
-        for worker in self._registry.usable():
-            accounts[worker.worker_id] = account = self._ledger.account(worker.worker_id)
-            growth = pair.growth_blocks if worker is pair.decode else 0
-            spare[worker.worker_id] = account.room_blocks(worker.info.arena) - growth
-        return replace(pair, hits=choose_hits(run, pair.prefill.worker_id, spare, accounts))
+    def _cached_run(self, job: Job, info: WorkerInfo) -> list[Owners]:
+        """Whole blocks, and never the last token: something must be computed to sample from."""
+        most = (job.tokens - 1) // info.block_tokens
+        return self._index.leading(info.domain_id, job.hashes(info.block_tokens)[:most])
+
+    @staticmethod
+    def _with_room_to_decode(
+        pair: Pair,
+        hits: Mapping[WorkerId, Hits],
+        runs: Mapping[DomainId, Sequence[Owners]],
+        spare: Mapping[WorkerId, int],
+        accounts: Mapping[WorkerId, Account],
+    ) -> Pair:
+        """What a decode worker lends must leave it room for the output, or its reservation would be refused
+        for want of the very blocks that it lends."""
+        info, decode = pair.prefill.info, pair.decode.worker_id
+        mine = hits[info.worker_id]
+        lent = mine.new_pins.get(decode, 0)
+        if pair.split and lent and lent + pair.growth_blocks > spare[decode]:
+            less = {**spare, decode: spare[decode] - pair.growth_blocks}
+            mine = choose_hits(runs[info.domain_id], info.worker_id, less, accounts)
+        return replace(pair, hits=mine) if mine.blocks else pair
 
     def _decide(
         self, job: Job, pairs: Sequence[Pair], rejections: Sequence[Rejection | None], roles: Roles
@@ -165,7 +182,9 @@ class Router:
         prefill, decode = pair.prefill.worker_id, pair.decode.worker_id
         queue_s = self._cost.prefill_s(prefill, pair.prefill_account.prefill_tokens, 0)
         prefill_s = self._cost.prefill_s(prefill, pair.new_tokens, pair.cached_tokens)
-        handoff_s = self._cost.handoff_s(decode, len(pair.hits) + pair.new_blocks) if pair.split else 0.0
+        handoff_s = (
+            self._cost.handoff_s(decode, len(pair.hits.blocks) + pair.new_blocks) if pair.split else 0.0
+        )
         others = pair.decode_account.decodes
         context_tokens = pair.decode_account.context_tokens + pair.tokens
         step_s = self._cost.decode_step_s(decode, others + 1, context_tokens)

@@ -78,7 +78,7 @@ class LocalScorer:
     def score(self, one: Prediction, _everyone: Sequence[Prediction], _slo: SloSpec, /) -> float:
         """See `Scorer`."""
         hits = one.pair.hits
-        return len(one.pair.own_pins) / len(hits) if hits else 1.0
+        return len(hits.own) / len(hits.blocks) if hits.blocks else 1.0
 
 
 class Picker(Protocol):

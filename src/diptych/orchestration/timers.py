@@ -62,6 +62,12 @@ class Timers:
         if len(self._heap) > 2 * len(self._due_s) + STALE_ENTRIES:
             self._compact()
 
+    def postpone(self, timer: Timer, by_s: float) -> None:
+        """Move all deadlines of this kind later."""
+        for key in self._due_s:
+            if key.timer is timer:
+                self._due_s[key] += by_s
+
     def next_s(self) -> float | None:
         """The earliest deadline."""
         self._settle()
