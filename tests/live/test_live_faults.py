@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.served import Resources, Served, serve
-from benchmarks.volley import Answer, Volley
+from benchmarks.volley import IN_FLIGHT, Answer, Volley
 
 from support.live_stage import (
     SETTINGS,
@@ -89,7 +89,7 @@ async def test_a_worker_killed(
     async with stage_of(served, expected) as stage:
         before, restarts = await stage.watch.outcomes(), await stage.watch.restarts()
         volley, frozen = await in_phase(stage, phase, victim)
-        assert in_flight(volley) >= 32
+        assert in_flight(volley) >= IN_FLIGHT
         stage.kill(victim)
         stage.thaw(*frozen - {victim})
         await stage.assert_whole(volley, before)
@@ -105,7 +105,7 @@ async def test_clients_that_leave(
         before, restarts = await stage.watch.outcomes(), await stage.watch.restarts()
         volley, frozen = await in_phase(stage, phase, D)
         sure = {"handing_off": handed, "decoding": decoding}.get(phase, lambda volley: volley.callers)
-        assert in_flight(volley) >= 32
+        assert in_flight(volley) >= IN_FLIGHT
         leaving = sure(volley)[::2]
         if frozen == {P}:
             assert {caller.stream for caller in leaving} == {True, False}

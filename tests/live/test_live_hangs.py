@@ -10,7 +10,7 @@ import pytest
 from benchmarks.served import Served, serve
 from benchmarks.volley import Answer
 
-from support.live_stage import SETTINGS, D, P, in_flight, stage_of, undisturbed
+from support.live_stage import SETTINGS, D, P, stage_of, undisturbed
 
 pytest.importorskip("torch", reason="the built-in engine needs the engine extra")
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
@@ -34,7 +34,6 @@ async def test_a_worker_that_hangs_at_work(served: Served, expected: dict[int, A
     async with stage_of(served, expected) as stage:
         before, restarts = await stage.watch.outcomes(), await stage.watch.restarts()
         volley = await stage.at_work(victim)
-        assert in_flight(volley) >= 32
         await stage.assert_whole(volley, before)
         assert (await stage.watch.restarts())[victim] > restarts[victim]
         assert f"ending {victim}" in served.log_tail(20_000)
