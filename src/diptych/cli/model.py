@@ -42,11 +42,11 @@ def _warn(model: ServedModel) -> None:
     if known > model.vocab_size:
         raise SpecError(
             f"config.json has a vocab_size of {model.vocab_size}, too small for the built-in model's "
-            f"tokenizer ({known} tokens), and the model directory has no {TOKENIZER_FILE}; raise vocab_size or add one"
+            f"tokenizer ({known} tokens), and the directory has no {TOKENIZER_FILE}; raise vocab_size"
         )
     log.warning(
-        "the model directory has no %s: the built-in model's serves instead; of %d token ids those from %d on "
-        "have no text",
+        "the model directory has no %s: the built-in model's serves instead; of %d token ids "
+        "those from %d on have no text",
         TOKENIZER_FILE,
         model.vocab_size,
         known,

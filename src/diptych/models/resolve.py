@@ -54,7 +54,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise SpecError(f"{path} is missing: a model directory needs it") from None
-    except ValueError as error:
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise SpecError(f"{path} must hold a JSON object")

@@ -6,6 +6,7 @@ know: files (it is handed a parsed dictionary), tensors, hardware.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -191,12 +192,17 @@ class _Reader:
             raise SpecError(f"{self.source} lacks the key {key!r}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SpecError(f"{self.source}: {key!r} must be a number, not {value!r}")
+        if not math.isfinite(value):
+            raise SpecError(f"{self.source}: {key!r} must be finite, not {value!r}")
         return float(value)
 
     def integer(self, key: str, default: int | None = None) -> int:
+        """A size, which is never zero."""
         value = self.number(key, default)
         if value != int(value):
             raise SpecError(f"{self.source}: {key!r} must be a whole number, not {value!r}")
+        if value < 1:
+            raise SpecError(f"{self.source}: {key!r} must be positive, not {value:g}")
         return int(value)
 
 

@@ -66,24 +66,40 @@ def read_chat_template(folder: Path) -> ChatTemplate | None:
 
 
 def read_eos_ids(folder: Path) -> tuple[TokenId, ...]:
-    """Tokens that end an output, by ``generation_config.json``, else ``config.json``; in rising order."""
+    """Tokens that end an output, by ``generation_config.json``, else ``config.json``; in rising order.
+
+    Raises `SpecError` for anything that is no token id.
+    """
     for name in ("generation_config.json", "config.json"):
         wanted = read_json(folder / name).get("eos_token_id")
         if wanted is not None:
             ids = wanted if isinstance(wanted, list) else [wanted]
-            return tuple(sorted({int(token_id) for token_id in ids}))
+            if not all(isinstance(token_id, int) for token_id in ids):
+                raise SpecError(f"{folder / name}: eos_token_id must be a token id or a list of them")
+            return tuple(sorted(set(ids)))
     return ()
 
 
 def _template_source(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise SpecError(f"{file} is not valid UTF-8: {error}") from None
     match read_json(folder / "tokenizer_config.json").get("chat_template"):
         case str(source):
             return source
         case list(named):  # several templates; "default" is for plain chat
-            return next((t["template"] for t in named if t.get("name") == "default"), None)
+            return next((text for text in map(_default_template, named) if text is not None), None)
+        case _:
+            return None
+
+
+def _default_template(named: object) -> str | None:
+    match named:
+        case {"name": "default", "template": str(source)}:
+            return source
         case _:
             return None
 
