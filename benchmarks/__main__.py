@@ -7,9 +7,14 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import handoff, interference, soak
+from benchmarks import handoff, interference, numerics, soak
 
-BENCHMARKS = {"handoff": handoff.main, "interference": interference.main, "soak": soak.main}
+BENCHMARKS = {
+    "handoff": handoff.main,
+    "numerics": numerics.main,
+    "interference": interference.main,
+    "soak": soak.main,
+}
 
 
 def main(names: list[str]) -> int:

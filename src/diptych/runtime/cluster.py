@@ -137,7 +137,7 @@ class Cluster:
             workers=tuple(
                 snapshot_of(slot, layout, self.driver.stats(slot.share.worker_id)) for slot in self._slots
             ),
-            waiting_requests=seen.queued_requests,
+            waiting_requests=seen.requests.get(State.QUEUED, 0),
             waiting_tokens=seen.queued_tokens,
             running_requests=sum(count for state, count in seen.requests.items() if state != State.QUEUED),
             bounces_total=self.driver.bounces,
