@@ -51,6 +51,14 @@ def text_of(chunks: list[Any], index: int = 0) -> str:
 # ---------------------------------------------------------------- the answer
 
 
+async def test_a_long_conversation_is_rendered_like_a_short_one() -> None:
+    frontend, messages = saying("a"), [{"role": "user", "content": "a"}] * 300
+    async with client_of(frontend, model=tiny_model(max_model_tokens=4096)) as client:
+        assert (await client.post(CHAT, json={"messages": messages})).status_code == 200
+    (request,) = frontend.requests
+    assert list(request.prompt_token_ids) == ids_of("<s>" + "<|user|>a<|end|>" * 300 + "<|assistant|>")
+
+
 async def test_a_unary_answer_is_complete() -> None:
     frontend = saying(TEXT)
     frontend.cached_tokens = 4

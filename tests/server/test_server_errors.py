@@ -104,6 +104,8 @@ BAD_CHAT: list[tuple[dict[str, Any], str | None]] = [
     ({"messages": []}, "messages"),
     ({"messages": None}, "messages"),
     ({"messages": "hi"}, "messages"),
+    ({"messages": MESSAGES * 16_385}, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}] * 16_385}]}, "messages[0].content"),
     ({"messages": [{"role": "alien", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),

@@ -155,8 +155,11 @@ async def test_what_cannot_fit_is_refused_without_tokenising_it(path: str) -> No
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("stays", [False, True])
-async def test_a_long_text_is_tokenised_beside_everything_else(stream: bool, stays: bool) -> None:
+async def test_a_long_text_is_tokenised_beside_everything_else(
+    stream: bool, stays: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Others are answered meanwhile; a client that leaves meanwhile costs the cluster nothing."""
+    caplog.set_level("INFO", "diptych.server.app")
     frontend, tokenizer = saying(), Slow()
     model = dataclasses.replace(tiny_model(max_model_tokens=50_000), tokenizer=tokenizer)
     body = {"prompt": "the fox " * 3_000, "stream": stream, "max_tokens": 2}
@@ -172,6 +175,9 @@ async def test_a_long_text_is_tokenised_beside_everything_else(stream: bool, sta
             else:
                 posting.cancel()
                 await asyncio.wait((posting,))
+                async with asyncio.timeout(10):
+                    while "client left before the answer" not in caplog.text:
+                        await asyncio.sleep(0.005)
         tokenizer.go.set()
         assert (await other.post(TEXT, json={"prompt": "a"})).status_code == 200
     assert len(frontend.requests) == (2 if stays else 1) and frontend.live == []

@@ -30,6 +30,8 @@ _COMPLETION_MAX_TOKENS = 16
 """OpenAI's default of `/v1/completions`."""
 _LONG_TEXT_CHARACTERS = 16_384
 """A text from here on is tokenised beside the event loop."""
+_MANY_MESSAGES = 256
+"""So many messages and more are rendered beside it."""
 
 T = TypeVar("T")
 
@@ -134,7 +136,8 @@ def _ask(
 
 
 async def _chat_prompt(body: ChatCompletionRequest, model: ServedModel) -> PromptTokens:
-    text = _render(body, model)
+    render = partial(_render, body, model)
+    text = render() if len(body.messages) < _MANY_MESSAGES else await asyncio.to_thread(render)
     token_ids = await _encode(text, model, "messages", special=False)
     if not token_ids:
         raise InvalidRequest("the messages render to an empty prompt", "messages")

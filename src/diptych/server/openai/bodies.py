@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 MAX_LOGPROBS = 20
 MAX_CHOICES = 128
+MAX_MESSAGES = 16_384
+"""More than any context holds; without a bound, checking them would hold up every other stream."""
 
 Names: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
 TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
@@ -162,13 +164,17 @@ class ChatMessage(Part):
     """One message. Fields that are not listed reach the chat template as they are."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(description="Who says it.")
-    content: str | list[TextPart] | None = Field(default=None, description="What is said.")
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)] | None = Field(
+        default=None, description="What is said."
+    )
 
 
 class ChatCompletionRequest(GenerationBody):
     """`POST /v1/chat/completions`"""
 
-    messages: list[ChatMessage] = Field(min_length=1, description="The conversation so far.")
+    messages: list[ChatMessage] = Field(
+        min_length=1, max_length=MAX_MESSAGES, description="The conversation so far."
+    )
     max_completion_tokens: int | None = Field(
         default=None, ge=1, description="The newer name of max_tokens; counts if both are given."
     )
