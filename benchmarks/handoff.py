@@ -22,7 +22,7 @@ from diptych.runtime.cluster import Cluster
 
 PROMPT_TOKENS = (256, 1024, 2048, 2041)
 """The last one ends in a partly filled block, which is copied."""
-ROUNDS = 25
+ROUNDS = 41
 OUTPUT_TOKENS = 4
 
 

@@ -64,7 +64,9 @@ class Task:
     """Asked blocks; answered if `answered`."""
     answered: bool = False
     prefill: StartPrefill | None = None
-    decode: StartDecode | None = None
+    expected: Work | None = None
+    """What was reserved for."""
+    decode: Work | None = None
     started: bool = False
     dropping: bool = False
 
@@ -86,21 +88,21 @@ class Fake:
     def obey(self, command: WorkerCommand) -> None:
         """Note an order. Everything that must not be ordered fails here."""
         match command:
-            case Reserve(request_id, attempt, blocks):
+            case Reserve(work, blocks):
                 assert 0 < blocks <= self.info.arena.blocks
-                assert (request_id, attempt) not in self.tasks, "reserved twice"
-                self.tasks[request_id, attempt] = Task(reserved=blocks)
+                assert (work.request_id, work.attempt) not in self.tasks, "reserved twice"
+                self.tasks[work.request_id, work.attempt] = Task(reserved=blocks, expected=work)
             case StartPrefill(work, _, export_lease):
                 task = self.tasks.setdefault((work.request_id, work.attempt), Task())
                 assert task.prefill is task.decode is None and not task.dropping, "started twice"
                 assert (export_lease is None) or task.reserved is None
                 task.prefill = command
-            case StartDecode(work, block_ids, computed):
-                task = self.tasks[work.request_id, work.attempt]
-                assert task.answered and task.decode is None and not task.dropping
-                assert computed == len(work.token_ids) - 1
+            case StartDecode(request_id, attempt, new_token_ids, block_ids, computed):
+                task = self.tasks[request_id, attempt]
+                assert task.answered and task.expected and task.decode is None and not task.dropping
+                task.decode = make_grown(task.expected, (*task.expected.token_ids, *new_token_ids))
+                assert computed == len(task.decode.token_ids) - 1
                 assert len(block_ids) == blocks_for(computed, BLOCK_TOKENS)
-                task.decode = command
             case DropWork(request_id, attempt) | FinishWork(request_id, attempt):
                 self.tasks.setdefault((request_id, attempt), Task()).dropping = True
             case LeaseBlocks(lease_id, hashes):
@@ -210,7 +212,7 @@ class AnyAnswers(RuleBasedStateMachine):
             del fake.tasks[key]
             self._say(fake, Dropped(*key), key)
         elif task.decode is not None:
-            self._decode(fake, key, task, task.decode.work.token_ids, task.decode.work.prompt_tokens, kindly)
+            self._decode(fake, key, task, task.decode, kindly)
         elif task.prefill is not None:
             self._prefill(fake, key, task, task.prefill, kindly)
         elif task.reserved is not None and not task.answered:
@@ -241,24 +243,20 @@ class AnyAnswers(RuleBasedStateMachine):
         else:
             tokens = (*work.token_ids, 100 + work.output_tokens)
             task.prefill, task.started = None, True
-            task.decode = StartDecode(make_grown(order, tokens), (), len(tokens) - 1)
+            task.decode = make_grown(work, tokens)
             self._say(fake, DecodeStarted(*key))
 
-    def _decode(
-        self, fake: Fake, key: Key, task: Task, tokens: tuple[int, ...], prompt: int, kindly: bool
-    ) -> None:
-        assert task.decode is not None
+    def _decode(self, fake: Fake, key: Key, task: Task, work: Work, kindly: bool) -> None:
         if not kindly and not task.dropping:
             self._leave(fake, key, Bounced(*key, "kv_pressure"))
         elif not task.started:
             task.started = True
             self._say(fake, DecodeStarted(*key, copied_bytes=10))
         else:
-            index = len(tokens) - prompt
+            index = work.output_tokens
             self._token(key, index)
-            grown = make_grown(task.decode, (*tokens, 100 + index))
-            task.decode = StartDecode(grown, task.decode.block_ids, len(tokens))
-            if index + 1 >= grown.sampling.max_tokens:
+            task.decode = make_grown(work, (*work.token_ids, 100 + index))
+            if index + 1 >= work.sampling.max_tokens:
                 self._leave(fake, key, Finished(*key, FinishReason.LENGTH))
 
     def _leave(self, fake: Fake, key: Key, event: Bounced | Finished | PrefillDone) -> None:
@@ -411,9 +409,9 @@ class AnyAnswers(RuleBasedStateMachine):
             assert len(output) == most
 
 
-def make_grown(order: StartPrefill | StartDecode, tokens: tuple[int, ...]) -> Work:
+def make_grown(work: Work, tokens: tuple[int, ...]) -> Work:
     """The same work with more tokens."""
-    return msgspec.structs.replace(order.work, token_ids=tokens)
+    return msgspec.structs.replace(work, token_ids=tokens)
 
 
 TestAnyAnswers = AnyAnswers.TestCase

@@ -113,6 +113,8 @@ class Attempt:
     prefill: int
     decode: int
     holders: set[int]
+    known_output: int
+    """Output tokens that existed when it was placed."""
     export_lease: LeaseId | None = None
     leases: list[Lease] = field(default_factory=list)
     handoff: PrefillDone | None = None
@@ -237,14 +239,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _place(self, client: Client, prefill: int, decode: int, growth: int, skip: int) -> None:
         client.attempts += 1
-        attempt = Attempt(client.attempts, prefill, decode, holders={prefill, decode})
+        attempt = Attempt(
+            client.attempts, prefill, decode, holders={prefill, decode}, known_output=len(client.output)
+        )
         if prefill != decode:
-            if growth:
-                answer = self._tell(decode, Reserve(client.request_id, attempt.number, growth))[-1]
-                if not isinstance(answer, Reserved):
-                    return
-            else:
-                attempt.holders.discard(decode)
+            answer = self._tell(decode, Reserve(self._work(client, attempt), growth))[-1]
+            if not isinstance(answer, Reserved):
+                return
             attempt.export_lease = LeaseId(self._fresh_name("export"))
         client.current = attempt
         borrowed = self._borrow(client, attempt, skip)
@@ -333,8 +334,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert attempt is not None and attempt.handoff is not None
         done, attempt.handoff = attempt.handoff, None
         attempt.holders = {attempt.decode}
-        work = self._work(client, attempt)
-        self._tell(attempt.decode, StartDecode(work, done.block_ids, done.computed_tokens))
+        new_token_ids = tuple(client.output[attempt.known_output :])
+        order = StartDecode(
+            client.request_id, attempt.number, new_token_ids, done.block_ids, done.computed_tokens
+        )
+        self._tell(attempt.decode, order)
 
     @rule(number=numbers)
     def plan(self, number: int) -> None:
@@ -401,7 +405,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(which=pick, owner=numbers)
     def lend(self, which: int, owner: int) -> None:
         client = list(self.clients.values())[which % len(self.clients)]
-        hashes = self._work(client, Attempt(0, 0, 0, set())).block_hashes
+        hashes = self._work(client, Attempt(0, 0, 0, set(), 0)).block_hashes
         lease_id = LeaseId(self._fresh_name("lent"))
         answer = self._tell(owner, LeaseBlocks(lease_id, hashes))[-1]
         assert isinstance(answer, Leased)

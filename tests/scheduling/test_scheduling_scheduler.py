@@ -60,16 +60,13 @@ def start(
     return StartPrefill(work(name, prompt, max_tokens, **more))
 
 
-def exported(
-    prefill: OneWorker, prompt: tuple[TokenId, ...] = count(6), max_tokens: int = 4, **more
-) -> StartDecode:
+def exported(prefill: OneWorker, prompt: tuple[TokenId, ...] = count(6), max_tokens: int = 4) -> StartDecode:
     """Prefill on one worker; the order with which another goes on."""
     prefill.tell(StartPrefill(work("r", prompt, max_tokens), export_lease=EXPORT))
     prefill.run()
     (done,) = prefill.said(PrefillDone)
     assert isinstance(done, PrefillDone)
-    order = work("r", prompt, max_tokens, output=prefill.output("r"), **more)
-    return StartDecode(order, done.block_ids, done.computed_tokens)
+    return StartDecode(R, 1, tuple(prefill.output("r")), done.block_ids, done.computed_tokens)
 
 
 # ---------------------------------------------------------------- one request
@@ -195,7 +192,7 @@ def test_events_of_plan_wait_for_whoever_empties_the_outbox_next() -> None:
     worker = OneWorker()
     worker.scheduler.handle(start())
     worker.scheduler.plan()
-    events = worker.scheduler.handle(Reserve(RequestId("other"), 1, 1))
+    events = worker.scheduler.handle(Reserve(work("other"), 1))
     assert [type(event) for event in events] == [PrefillStarted, Reserved]
     assert worker.scheduler.drain_events() == []
 
@@ -276,7 +273,7 @@ def test_a_prompt_leaves_a_block_to_each_who_grows() -> None:
 
 def test_waiting_for_memory_is_not_busy() -> None:
     worker = OneWorker(arena=Arena(0, 4))
-    worker.tell(Reserve(RequestId("other"), 1, 3))
+    worker.tell(Reserve(work("other"), 3))
     worker.tell(start("a", count(6)))
     assert worker.plan() is None
     stats = worker.scheduler.stats()
@@ -445,7 +442,7 @@ def test_adopted_leases_are_held_until_released() -> None:
 def test_decode_goes_on_where_prefill_ended(tokens: int) -> None:
     memory = ToyMemory(32, BT)
     prefill, decode = OneWorker(memory=memory), OneWorker(memory=memory, arena=Arena(16, 16))
-    decode.tell(Reserve(R, 1, 2))
+    decode.tell(Reserve(work("r", count(tokens), 9), 2))
     decode.tell(exported(prefill, count(tokens), 9))
     first = decode.step()
     partial = bool(tokens % BT)
@@ -483,7 +480,7 @@ def test_a_prompt_whose_first_token_is_the_last_exports_nothing() -> None:
 def test_a_decode_draws_its_reservation_before_anything_else() -> None:
     memory = ToyMemory(32, BT)
     prefill, decode = OneWorker(memory=memory), OneWorker(memory=memory, arena=Arena(16, 4))
-    assert decode.tell(Reserve(R, 1, 2)) == [Reserved(request_id=R, attempt=1)]
+    assert decode.tell(Reserve(work(max_tokens=9), 2)) == [Reserved(request_id=R, attempt=1)]
     decode.tell(exported(prefill, count(6), 9))
     decode.step()
     assert decode.scheduler.stats().reserved_blocks == 1
@@ -495,7 +492,7 @@ def test_a_decode_draws_its_reservation_before_anything_else() -> None:
 def test_what_is_left_of_a_reservation_is_given_back() -> None:
     memory = ToyMemory(32, BT)
     prefill, decode = OneWorker(memory=memory), OneWorker(memory=memory, arena=Arena(16, 4))
-    decode.tell(Reserve(R, 1, 4))
+    decode.tell(Reserve(work(max_tokens=3), 4))
     decode.tell(exported(prefill, count(6), 3))
     decode.run()
     assert decode.scheduler.stats().reserved_blocks == 0
@@ -503,15 +500,16 @@ def test_what_is_left_of_a_reservation_is_given_back() -> None:
 
 def test_reserving_more_than_there_is_is_refused() -> None:
     worker = OneWorker(arena=Arena(0, 4))
-    worker.tell(Reserve(RequestId("a"), 1, 3))
-    assert worker.tell(Reserve(R, 1, 2)) == [ReserveRefused(request_id=R, attempt=1, available_blocks=1)]
-    assert worker.tell(Reserve(RequestId("a"), 2, 4)) == [Reserved(request_id=RequestId("a"), attempt=2)]
+    worker.tell(Reserve(work("a"), 3))
+    assert worker.tell(Reserve(work(), 2)) == [ReserveRefused(request_id=R, attempt=1, available_blocks=1)]
+    assert worker.tell(Reserve(work("a", attempt=2), 4)) == [Reserved(request_id=RequestId("a"), attempt=2)]
 
 
 def test_an_import_without_room_is_given_back() -> None:
     memory = ToyMemory(32, BT)
     prefill, decode = OneWorker(memory=memory), OneWorker(memory=memory, arena=Arena(16, 4))
-    decode.tell(Reserve(RequestId("other"), 1, 4))
+    decode.tell(Reserve(work(), 0))
+    decode.tell(Reserve(work("other"), 4))
     decode.tell(exported(prefill))
     assert decode.plan() is None
     assert decode.events[-1] == Bounced(request_id=R, attempt=1, reason=NO_ROOM)
@@ -524,7 +522,7 @@ def test_an_import_waits_for_a_seat() -> None:
     decode = OneWorker(memory=memory, arena=Arena(16, 8), max_running=1)
     decode.tell(start("a", count(3, 40), 3))
     decode.step()
-    decode.tell(Reserve(R, 1, 2))
+    decode.tell(Reserve(work(), 2))
     decode.tell(exported(prefill))
     decode.step()
     assert not decode.said(DecodeStarted)[1:]
@@ -533,11 +531,19 @@ def test_an_import_waits_for_a_seat() -> None:
 
 
 def test_an_import_must_match_its_tokens() -> None:
+    for block_ids, computed_tokens in (((40, 41), 5), ((40,), 6)):
+        worker = OneWorker()
+        worker.tell(Reserve(work(), 1))
+        with pytest.raises(Bug):
+            worker.tell(StartDecode(R, 1, (9,), block_ids, computed_tokens))
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_nobody_decodes_without_a_reservation(attempt: int) -> None:
     worker = OneWorker()
+    worker.tell(Reserve(work(attempt=2), 1))
     with pytest.raises(Bug):
-        worker.tell(StartDecode(work(output=[9]), (40, 41), 5))
-    with pytest.raises(Bug):
-        worker.tell(StartDecode(work(output=[9]), (40,), 6))
+        worker.tell(StartDecode(R, attempt, (9,), (40, 41), 6))
 
 
 # ---------------------------------------------------------------- pressure
@@ -568,7 +574,7 @@ def test_a_lone_decode_that_cannot_grow_gives_itself_back() -> None:
     worker = OneWorker(arena=Arena(0, 2))
     worker.tell(start("r", count(4), 9))
     worker.step()
-    worker.tell(Reserve(RequestId("other"), 1, 1))
+    worker.tell(Reserve(work("other"), 1))
     assert worker.plan() is None
     assert worker.events[-1] == Bounced(request_id=R, attempt=1, reason=KV_PRESSURE)
 
@@ -578,7 +584,7 @@ def test_whoever_waits_takes_the_place_of_a_lone_decode_that_gave_itself_back() 
     worker.tell(start("r", count(12), 9))
     worker.step()
     worker.tell(start("next", count(12, 30), 1, arrival_s=1.0))
-    worker.tell(Reserve(RequestId("other"), 1, 1))
+    worker.tell(Reserve(work("other"), 1))
     plan = worker.step()
     assert worker.said(Bounced) == [Bounced(request_id=R, attempt=1, reason=KV_PRESSURE)]
     assert [piece.request_id for piece in plan.slices] == ["next"]
@@ -619,7 +625,7 @@ def test_a_drop_reaches_requests_that_wait_run_or_are_reserved() -> None:
     worker.tell(start("runs", count(3), 9))
     worker.step()
     worker.tell(start("waits", count(3)))
-    worker.tell(Reserve(RequestId("reserved"), 1, 2))
+    worker.tell(Reserve(work("reserved"), 2))
     for name in ("runs", "waits", "reserved", "unknown"):
         assert worker.tell(DropWork(RequestId(name), 1)) == [Dropped(request_id=RequestId(name), attempt=1)]
     stats = worker.scheduler.stats()
@@ -675,6 +681,6 @@ def test_an_attempt_that_is_not_newer_is_a_bug(attempt: int) -> None:
 
 def test_a_newer_attempt_voids_an_older_reservation() -> None:
     worker = OneWorker()
-    worker.tell(Reserve(R, 1, 3))
+    worker.tell(Reserve(work(), 3))
     worker.tell(start("r", attempt=2))
     assert worker.scheduler.stats().reserved_blocks == 0

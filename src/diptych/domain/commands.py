@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, WorkerId
+from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, TokenId, WorkerId
 from diptych.domain.report import RequestReport
 from diptych.domain.request import Work
 
@@ -18,14 +18,24 @@ from diptych.domain.request import Work
 
 
 class Reserve(msgspec.Struct, frozen=True, tag="reserve"):
-    """Set ``blocks`` aside for the decode of a request before its prefill starts.
+    """Set ``blocks`` aside for the decode of ``work`` before its prefill starts, and get to know it: the
+    order to decode then carries only what is new, so that a handoff costs the same for any prompt.
 
     Answered by `Reserved` or `ReserveRefused`.
     """
 
-    request_id: RequestId
-    attempt: int
+    work: Work
     blocks: int
+
+    @property
+    def request_id(self) -> RequestId:
+        """The request's name."""
+        return self.work.request_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of the request it is for."""
+        return self.work.attempt
 
 
 class LeaseBlocks(msgspec.Struct, frozen=True, tag="lease_blocks"):
@@ -59,9 +69,12 @@ class StartDecode(msgspec.Struct, frozen=True, tag="start_decode"):
 
     Full blocks are borrowed as they are; a last, partly filled one is copied into a block of the worker's
     own, because only the owner of a block writes into it. Answered by `DecodeStarted` or `Bounced`.
+    ``new_token_ids`` follow the tokens of the work that was reserved for.
     """
 
-    work: Work
+    request_id: RequestId
+    attempt: int
+    new_token_ids: tuple[TokenId, ...]
     block_ids: tuple[BlockId, ...]
     computed_tokens: int
 

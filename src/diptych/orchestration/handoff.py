@@ -61,8 +61,7 @@ class Handoff:
     def prefill_done(self, attempt: Attempt, said: WorkerSaid, event: PrefillDone, now_s: float) -> None:
         """The KV of the prompt stands, under leases; pass it on."""
         self._learn(attempt, said)
-        arena = attempt.plan.pair.prefill.info.arena
-        own = tuple(block_id for block_id in event.block_ids if block_id in arena)
+        own = attempt.plan.pair.prefill.info.arena.own(event.block_ids)
         if attempt.export_lease in self._leases:
             self._leases.export(attempt.export_lease, own)
         self._attempts.leave(attempt, said.worker_id, now_s)
@@ -122,10 +121,13 @@ class Handoff:
     def _start_decode(self, attempt: Attempt, event: PrefillDone, now_s: float) -> None:
         attempt.handed_blocks = len(event.block_ids)
         attempt.computed_tokens = event.computed_tokens
-        work = attempt.job.work(attempt.number, attempt.plan.pair.decode.info.block_tokens)
+        new_token_ids = attempt.job.output[attempt.work.output_tokens :]
         attempt.job.moments.mark(Moment.HANDED_OFF, now_s)
         self._timers.set(attempt.timer, now_s + self._limits.handoff_timeout_s)
-        self._outbox.send(attempt.decode, StartDecode(work, event.block_ids, event.computed_tokens))
+        order = StartDecode(
+            attempt.job.request_id, attempt.number, new_token_ids, event.block_ids, event.computed_tokens
+        )
+        self._outbox.send(attempt.decode, order)
 
     def _decodes_alone(self, attempt: Attempt) -> None:
         """The prompt is computed: it is no backlog any more."""

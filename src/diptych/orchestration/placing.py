@@ -140,7 +140,7 @@ class Placing:
     def _reserve(self, attempt: Attempt) -> None:
         attempt.present[attempt.decode.worker_id] = attempt.decode
         blocks = attempt.plan.pair.growth_blocks
-        self._outbox.send(attempt.decode, Reserve(attempt.job.request_id, attempt.number, blocks))
+        self._outbox.send(attempt.decode, Reserve(attempt.work, blocks))
 
     def _ask_lease(self, attempt: Attempt, owner_id: WorkerId, indices: tuple[int, ...]) -> None:
         owner = self._registry.get(owner_id)

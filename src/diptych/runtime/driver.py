@@ -21,7 +21,6 @@ from diptych.domain.commands import (
     LeaseBlocks,
     ReleaseLease,
     Send,
-    StartDecode,
     StartPrefill,
     WakeAt,
     WorkerCommand,
@@ -320,7 +319,7 @@ class Driver:
 
 def _request_of(command: WorkerCommand) -> RequestId | None:
     match command:
-        case StartPrefill() | StartDecode():
+        case StartPrefill():
             return command.work.request_id
         case LeaseBlocks() | ReleaseLease():
             return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from diptych.domain.commands import DropWork, StartDecode, StartPrefill, WorkerCommand
+from diptych.domain.commands import DropWork, StartPrefill, WorkerCommand
 from diptych.domain.errors import Bug
 from diptych.domain.events import Streamed
 from diptych.domain.ids import RequestId, TokenId
@@ -47,7 +47,7 @@ class LiveRequest:
     def sent(self, command: WorkerCommand) -> None:
         """Note what an order means for the attempts of this request."""
         match command:
-            case StartPrefill() | StartDecode():
+            case StartPrefill():
                 self.attempt = max(self.attempt, command.work.attempt)
             case DropWork():
                 self.void_attempt = max(self.void_attempt, command.attempt)

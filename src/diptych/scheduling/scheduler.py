@@ -55,13 +55,6 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
 
 
-class _Promise(NamedTuple):
-    """Blocks reserved for an attempt that has not started here."""
-
-    attempt: int
-    blocks: int
-
-
 class _Flight(NamedTuple):
     """The step under way. Holds the sequences themselves: by the time it lands, their names may belong to
     newer attempts."""
@@ -101,7 +94,7 @@ class Scheduler:
         self._roster = Roster()
         self._batcher = Batcher(config, self._roster, self._pool)
         self._latest: dict[RequestId, Sequence] = {}
-        self._promises: dict[RequestId, _Promise] = {}
+        self._promises: dict[RequestId, Sequence] = {}  # expected here; blocks are reserved for them
         self._flight: _Flight | None = None
         self._ended: list[RequestId] = []  # the engine knows them and need not any more
         self._outbox: list[WorkerEvent] = []
@@ -122,11 +115,11 @@ class Scheduler:
             case ReleaseLease():
                 self._pool.release_lease(command.lease_id)
             case StartPrefill():
-                self._roster.prefills.push(
-                    self._meet(Sequence.to_prefill(command, self._config.block_tokens))
-                )
+                sequence = Sequence.to_prefill(command, self._config.block_tokens)
+                sequence.reserved_blocks = self._claim(sequence)
+                self._roster.prefills.push(self._meet(sequence))
             case StartDecode():
-                self._roster.imports.push(self._meet(Sequence.to_decode(command, self._config.block_tokens)))
+                self._roster.imports.push(self._meet(self._expected(command)))
             case FinishWork() | DropWork():
                 self._drop(command.request_id, command.attempt)
             case _:
@@ -144,7 +137,9 @@ class Scheduler:
         if command.request_id in self._promises:
             raise Bug(f"{command.request_id}: attempt {command.attempt} reserves after a newer one")
         if self._pool.reserve(command.blocks):
-            self._promises[command.request_id] = _Promise(command.attempt, command.blocks)
+            promise = Sequence.to_expect(command.work, self._config.block_tokens)
+            promise.reserved_blocks = command.blocks
+            self._promises[command.request_id] = promise
             self._outbox.append(Reserved(request_id=command.request_id, attempt=command.attempt))
         else:
             self._outbox.append(
@@ -156,8 +151,8 @@ class Scheduler:
             )
 
     def _meet(self, sequence: Sequence) -> Sequence:
-        """Take note of a new attempt; it gets the blocks promised to it. An older attempt that is still here
-        ends silently (through `_ended`, so that the engine never mixes the two up)."""
+        """Take note of a new attempt. An older attempt that is still here ends silently (through `_ended`, so
+        that the engine never mixes the two up)."""
         older = self._latest.get(sequence.request_id)
         if older is not None:
             if older.attempt >= sequence.attempt:
@@ -165,24 +160,32 @@ class Scheduler:
                     f"{sequence.request_id}: attempt {sequence.attempt} starts after attempt {older.attempt}"
                 )
             self._end_soon(older, answers=0)
-        sequence.reserved_blocks = self._claim(sequence.request_id, sequence.attempt)
         self._latest[sequence.request_id] = sequence
         return sequence
 
-    def _claim(self, request_id: RequestId, attempt: int) -> int:
+    def _expected(self, command: StartDecode) -> Sequence:
+        """The sequence that was reserved for, with what is new."""
+        sequence = self._promises.get(command.request_id)
+        if sequence is None or sequence.attempt != command.attempt:
+            raise Bug(f"{command.request_id}: attempt {command.attempt} decodes without a reservation")
+        sequence.take_over(command)
+        del self._promises[command.request_id]
+        return sequence
+
+    def _claim(self, sequence: Sequence) -> int:
         """The blocks promised to this attempt; promises to older ones are void."""
-        promise = self._promises.get(request_id)
-        if promise is not None and promise.attempt == attempt:
-            del self._promises[request_id]
-            return promise.blocks
-        self._forget_promise(request_id, up_to_attempt=attempt)
+        promise = self._promises.get(sequence.request_id)
+        if promise is not None and promise.attempt == sequence.attempt:
+            del self._promises[sequence.request_id]
+            return promise.reserved_blocks
+        self._forget_promise(sequence.request_id, up_to_attempt=sequence.attempt)
         return 0
 
     def _forget_promise(self, request_id: RequestId, up_to_attempt: int) -> None:
         promise = self._promises.get(request_id)
         if promise is not None and promise.attempt <= up_to_attempt:
             del self._promises[request_id]
-            self._pool.cancel(promise.blocks)
+            self._pool.cancel(promise.reserved_blocks)
 
     def _drop(self, request_id: RequestId, attempt: int) -> None:
         promise = self._promises.get(request_id)
@@ -369,7 +372,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise `Bug` unless every block, reference and promise is accounted for."""
-        promised = sum(promise.blocks for promise in self._promises.values())
+        promised = sum(promise.reserved_blocks for promise in self._promises.values())
         promised += sum(sequence.reserved_blocks for sequence in self._roster)
         self._pool.check([sequence.own_blocks for sequence in self._roster], promised)
         if len(self._roster.running) > self._config.max_running:

@@ -70,20 +70,19 @@ class Sequence:
         )
 
     @classmethod
-    def to_decode(cls, command: StartDecode, block_tokens: int) -> Sequence:
-        """A sequence whose KV stands in blocks of others, for all tokens but the last."""
-        computed, work = command.computed_tokens, command.work
-        if computed != len(work.token_ids) - 1:
-            raise Bug(f"{work.request_id}: KV of {computed} tokens for {len(work.token_ids)} tokens")
-        if len(command.block_ids) != blocks_for(computed, block_tokens):
-            raise Bug(f"{work.request_id}: {len(command.block_ids)} blocks for {computed} tokens")
-        return cls(
-            work,
-            block_tokens,
-            Phase.DECODE,
-            imported_blocks=command.block_ids,
-            computed=computed,
-        )
+    def to_expect(cls, work: Work, block_tokens: int) -> Sequence:
+        """A sequence that is to be decoded here once it has been prefilled elsewhere."""
+        return cls(work, block_tokens, Phase.DECODE)
+
+    def take_over(self, command: StartDecode) -> None:
+        """Its KV stands in blocks of others, for all tokens but the last."""
+        self.tokens.extend(command.new_token_ids)
+        self.computed = command.computed_tokens
+        self.imported_blocks = command.block_ids
+        if self.remaining != 1:
+            raise Bug(f"{self.request_id}: KV of {self.computed} tokens for {len(self.tokens)} tokens")
+        if len(command.block_ids) != blocks_for(self.computed, self.block_tokens):
+            raise Bug(f"{self.request_id}: {len(command.block_ids)} blocks for {self.computed} tokens")
 
     @property
     def request_id(self) -> RequestId:
