@@ -2,13 +2,15 @@
 
 For each prompt length: seconds from prefill end to "decode may start", bytes lent and bytes copied, and
 beside it a memcpy of the same KV bytes in the same run: what a handoff that copies would pay at least.
-Knows: the built-in model on one prefill and one decode worker. Does not know: other transports.
+Knows: one prefill and one decode worker, the built-in model and a real shape with random weights. Does
+not know: other transports.
 """
 
 from __future__ import annotations
 
 import mmap
 import time
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,21 +19,43 @@ from rich.table import Table
 
 from benchmarks.load import Run, random_request, run
 from benchmarks.provenance import save
-from diptych.domain.cluster import ClusterSpec
+from diptych.domain.cluster import ClusterSpec, KVSpec, ModelSpec
 from diptych.runtime.cluster import Cluster
 
 PROMPT_TOKENS = (256, 1024, 2048, 2041)
 """The last one ends in a partly filled block, which is copied."""
-ROUNDS = 41
 OUTPUT_TOKENS = 4
+COPIES = 15
+"""Of the same bytes, for comparison."""
+SHAPE_DIR = Path(__file__).parent / "shapes" / "qwen3-0.6b"
+CASES = {
+    "built-in": (ClusterSpec(), 41),
+    "Qwen3-0.6B shape": (
+        ClusterSpec(
+            model=ModelSpec(path=str(SHAPE_DIR), load_format="dummy", max_model_tokens=4096),
+            kv=KVSpec(memory_bytes=2 << 30),
+        ),
+        7,
+    ),
+}
+"""Cluster and rounds."""
 
 
 async def main(console: Console) -> None:
     """Measure, print a table, write the result file."""
-    spec = ClusterSpec()
+    rows: list[dict[str, Any]] = []
+    for name, (spec, rounds) in CASES.items():
+        with console.status(f"{name}: {rounds} rounds of {len(PROMPT_TOKENS)} prompts"):
+            runs = await _run(spec, rounds)
+        rows += [{"model": name, "rounds": rounds, **_row(length, runs[length])} for length in PROMPT_TOKENS]
+    console.print(_table(rows))
+    console.print(f"written to {save('handoff', {'rows': rows})}")
+
+
+async def _run(spec: ClusterSpec, rounds: int) -> dict[int, list[Run]]:
     runs: dict[int, list[Run]] = {length: [] for length in PROMPT_TOKENS}
     async with Cluster(spec) as cluster:
-        for round_number in range(ROUNDS):
+        for round_number in range(rounds):
             for length in PROMPT_TOKENS:  # lengths alternate, so that drift of the machine hits all alike
                 request = random_request(
                     f"handoff-{length}-{round_number}",
@@ -42,9 +66,7 @@ async def main(console: Console) -> None:
                     seed=round_number,
                 )
                 runs[length].append(await run(cluster.frontend, request))
-    rows = [_row(length, runs[length]) for length in PROMPT_TOKENS]
-    console.print(_table(rows))
-    console.print(f"written to {save('handoff', {'rounds': ROUNDS, 'rows': rows})}")
+    return runs
 
 
 def _row(prompt_tokens: int, runs: list[Run]) -> dict[str, Any]:
@@ -67,7 +89,7 @@ def _memcpy_s(size_bytes: int) -> float:
         source[:] = b"\x01" * size_bytes
         target[:] = b"\x02" * size_bytes
         source_view, target_view = memoryview(source), memoryview(target)
-        seconds = [_timed_copy(source_view, target_view) for _ in range(ROUNDS)]
+        seconds = [_timed_copy(source_view, target_view) for _ in range(COPIES)]
         source_view.release()
         target_view.release()
     return median(seconds)
@@ -85,6 +107,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     )
     for row in rows:
         table.add_row(
+            row["model"],
             f"{row['prompt_tokens']:,}",
             f"{row['kv_bytes'] / 2**20:.1f}",
             f"{row['bytes_copied_max'] / 2**10:.1f}",

@@ -175,7 +175,9 @@ class ToyEngine:
 
     def _learn(self, new: NewSequence) -> None:
         assert new.request_id not in self._known, f"{new.request_id} is new twice"
-        self._known[new.request_id] = _Known(list(new.token_ids), new.prompt_tokens, new.sampling)
+        self._known[new.request_id] = _Known(
+            [*new.token_ids, *new.more_token_ids], new.prompt_tokens, new.sampling
+        )
 
     def _write(self, piece: Slice) -> None:
         assert piece.token_ids, f"{piece.request_id} has an empty slice"

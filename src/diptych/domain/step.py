@@ -12,10 +12,15 @@ from diptych.domain.request import Logprob, Sampled, SamplingParams
 
 
 class NewSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """Told to the engine once, with the first slice of a sequence on this worker (penalties need history)."""
+    """Told to the engine once, with the first slice of a sequence on this worker (penalties need history).
+
+    Its tokens are ``token_ids``, then ``more_token_ids``: two parts, because to join them costs time that
+    grows with the prompt, just where a handoff waits for it.
+    """
 
     request_id: RequestId
     token_ids: tuple[TokenId, ...]
+    more_token_ids: tuple[TokenId, ...] = ()
     prompt_tokens: int
     sampling: SamplingParams
 

@@ -20,7 +20,7 @@ class SequenceState:
         self.request_id = new.request_id
         self.sampling: SamplingParams = new.sampling
         self.prompt_tokens = new.prompt_tokens
-        self.token_ids: list[TokenId] = list(new.token_ids)
+        self.token_ids: list[TokenId] = [*new.token_ids, *new.more_token_ids]
         """Prompt and output, as far as the scheduler has told."""
 
     def note(self, piece: Slice) -> None:

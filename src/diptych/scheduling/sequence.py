@@ -156,7 +156,8 @@ class Sequence:
         """What the engine has to know of it."""
         return NewSequence(
             request_id=self.request_id,
-            token_ids=tuple(self.tokens),
+            token_ids=self.work.token_ids,
+            more_token_ids=tuple(self.tokens[len(self.work.token_ids) :]),
             prompt_tokens=self.work.prompt_tokens,
             sampling=self.work.sampling,
         )
