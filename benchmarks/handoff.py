@@ -102,9 +102,7 @@ def _timed_copy(source: memoryview, target: memoryview) -> float:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "model", "prompt", "KV MiB", "copied KiB", "handoff p50 ms", "max ms", "memcpy p50 ms"
-    )
+    table = Table("model", "prompt", "KV MiB", "copied KiB", "handoff p50 ms", "max ms", "memcpy p50 ms")
     for row in rows:
         table.add_row(
             row["model"],
