@@ -35,7 +35,7 @@ async def alive() -> Response:
 
 @probes.get("/ready")
 async def ready(request: Request) -> Response:
-    """Whether a prefill → decode path works; 503 until it does."""
+    """Whether a prefill → decode path works (503 until it does)."""
     if server_of(request).cluster.ready():
         return _json({"status": "ready"})
     return Failure("not_ready", "No prefill → decode path works yet.").response()

@@ -85,7 +85,7 @@ async def models(request: Request) -> Response:
 
 @router.get("/models/{name:path}")
 async def one_model(request: Request, name: str) -> Response:
-    """One name of the served model; 404 for any other."""
+    """One name of the served model (404 for any other)."""
     server = server_of(request)
     _check_model(name, server)
     return _json(_model_object(name, server.model))
