@@ -123,6 +123,16 @@ def test_deltas_add_up_to_the_unary_answer(text: str, batch: int, stops: list[st
     asyncio.run(both())
 
 
+async def test_a_token_without_text_still_gives_a_chunk() -> None:
+    tokens = len(ids_of("漢字"))
+    assert tokens == 6, "three for each character"
+    frontend = saying("漢字")
+    frontend.turns = 50
+    chunks = [chunk for chunk in await streamed(frontend) if chunk != "[DONE]"]
+    texts = [chunk["choices"][0]["delta"].get("content") for chunk in chunks]
+    assert texts[:tokens] == ["", "", "漢", "", "", "字"]
+
+
 async def test_no_character_is_split() -> None:
     chunks = await streamed(saying("🙂é漢字🙂"))
     assert "\ufffd" not in "".join(str(chunk) for chunk in chunks)

@@ -39,6 +39,8 @@ class FakeFrontend:
         self.hold_at: dict[int, asyncio.Event] = {}
         self.fail_at: dict[int, Callable[[RequestId], RequestReport]] = {}
         self.is_ready = True
+        self.turns = 1
+        """Turns of the event loop between two batches: with many, no two share a chunk."""
         self.cached_tokens = 0
         self.cached_tokens_of: Callable[[Request], int] = lambda _: self.cached_tokens
         self.requests: list[Request] = []
@@ -117,7 +119,8 @@ class FakeFrontend:
                 self._end(request.request_id, failure(request.request_id))
                 return
             stream.push(tokens[start : start + self.batch])
-            await asyncio.sleep(0)
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
         reason = tokens[-1].finish_reason
         report = self._report(request, State.FINISHED, reason, received_s, started_s)
         self._end(request.request_id, report)

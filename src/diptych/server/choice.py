@@ -79,9 +79,10 @@ class Choice:
     # ------------------------------------------------------------ in
 
     def feed(self, items: Iterable[TokenOut | PromptLogprobs | RequestReport]) -> Piece | None:
-        """Take all that has come. A piece if there is something to send: always with the first token."""
+        """Take all that has come. A piece for every token but the last, also while its text is held back
+        (half a character, or what may become a stop string): clients time tokens by the chunks they see."""
         piece = Piece()
-        first = not self._begun
+        known = len(self.token_ids)
         for item in sorted(items, key=_logprobs_first):
             match item:
                 case PromptLogprobs():
@@ -90,8 +91,8 @@ class Choice:
                     self._take(item, piece)
                 case RequestReport():
                     self.report = item
-        began = first and self._begun
-        if not (piece.text or began):
+        goes_on = len(self.token_ids) > known and self._finish_reason is None and self.stop_string is None
+        if not (piece.text or goes_on or known == 0 < len(self.token_ids)):
             return None
         self._sent_characters += len(piece.text)
         out = sum(record.text_offset < self._sent_characters for record in self._waiting)

@@ -55,9 +55,10 @@ class Chat:
         }
 
     def chunk(self, choice: Choice, piece: Piece, *, first: bool, last: bool) -> Json:
-        """A delta: the role in the first, text where there is any."""
-        delta: Json = {"role": "assistant", "content": piece.text} if first else {}
-        if piece.text:
+        """A delta: the role in the first; text in each (empty while it is held back), in the last if any is
+        left."""
+        delta: Json = {"role": "assistant"} if first else {}
+        if piece.text or first or not last:
             delta["content"] = piece.text
         silent = last and not piece.records
         return {
