@@ -17,10 +17,12 @@ P = PoolSpec(name="p", role=Role.PREFILL)
 D = PoolSpec(name="d", role=Role.DECODE)
 
 
-@given(st.integers(1, 40), st.integers(MIN_WORKER_BLOCKS, 1000))
-def test_arenas_lie_side_by_side_and_fit(workers: int, blocks: int) -> None:
-    memory_bytes = workers * blocks * LAYOUT.block_bytes
-    arenas = deal_arenas(memory_bytes, LAYOUT, workers)
+@given(st.lists(st.sampled_from(Role), min_size=1, max_size=40), st.integers(2 * MIN_WORKER_BLOCKS, 1000))
+def test_arenas_lie_side_by_side_and_fit(roles: list[Role], blocks: int) -> None:
+    memory_bytes = len(roles) * blocks * LAYOUT.block_bytes
+    arenas = deal_arenas(memory_bytes, LAYOUT, roles)
+    sizes = {role: arena.blocks for role, arena in zip(roles, arenas, strict=True)}
+    assert all(arena.blocks == sizes[role] for role, arena in zip(roles, arenas, strict=True))
     ids = [block for arena in arenas for block in range(arena.start, arena.start + arena.blocks)]
     assert ids == list(range(len(ids)))
     assert LAYOUT.segment_bytes(len(ids)) <= memory_bytes
@@ -28,9 +30,10 @@ def test_arenas_lie_side_by_side_and_fit(workers: int, blocks: int) -> None:
 
 def test_too_little_memory_names_the_key_and_enough() -> None:
     with pytest.raises(SpecError, match=r"kv\.memory_bytes") as caught:
-        deal_arenas(LAYOUT.block_bytes, LAYOUT, 2)
+        deal_arenas(LAYOUT.block_bytes, LAYOUT, [Role.PREFILL, Role.DECODE])
     enough = int(str(caught.value).split()[-1])
-    assert [arena.blocks for arena in deal_arenas(enough, LAYOUT, 2)] == [MIN_WORKER_BLOCKS] * 2
+    arenas = deal_arenas(enough, LAYOUT, [Role.PREFILL, Role.DECODE])
+    assert [arena.blocks for arena in arenas] == [2 * MIN_WORKER_BLOCKS, MIN_WORKER_BLOCKS]
 
 
 @pytest.mark.parametrize(

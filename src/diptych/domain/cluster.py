@@ -74,7 +74,9 @@ class KVSpec(_Spec):
 
     block_tokens: int = Field(default=16, ge=1, le=256)
     memory_bytes: int = Field(
-        default=1 << 30, gt=0, description="Size of the shared segment, split among workers."
+        default=1 << 30,
+        gt=0,
+        description="Size of the shared segment; a decode worker gets half of another's part.",
     )
     prompt_cache: bool = Field(
         default=True, description="Keep finished blocks so that equal prefixes are reused."

@@ -6,6 +6,7 @@ Knows: pools, cores, arenas. Does not know: processes, the orchestrator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import msgspec
 
@@ -13,10 +14,15 @@ from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import SpecError
 from diptych.domain.ids import WorkerId
 from diptych.domain.kv import KVLayout
-from diptych.domain.worker import Arena
+from diptych.domain.worker import Arena, Role
 
 MIN_WORKER_BLOCKS = 4
 """Below this a worker cannot even hold one short prompt and its output."""
+
+ARENA_WEIGHT = {Role.PREFILL: 2, Role.DECODE: 1, Role.MIXED: 2}
+"""Relative size of a worker's arena. A prompt stays in its prefill worker's arena while it is decoded
+elsewhere; the decode worker's own blocks hold outputs, which in most workloads are shorter (mean prompt and
+output tokens of the Azure 2023 conversation trace: 1,155 and 211; of Mooncake's: 12,035 and 343)."""
 
 
 class WorkerShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +38,7 @@ class WorkerShare(msgspec.Struct, frozen=True, kw_only=True):
 def deal(spec: ClusterSpec, layout: KVLayout, machine_cores: Sequence[int]) -> tuple[WorkerShare, ...]:
     """A share for every worker, in the order of the pools. Raises `SpecError` when there is too little."""
     names = [(pool, index) for pool in spec.pools for index in range(pool.workers)]
-    arenas = deal_arenas(spec.kv.memory_bytes, layout, len(names))
+    arenas = deal_arenas(spec.kv.memory_bytes, layout, [pool.role for pool, _ in names])
     cores = deal_cores(spec.pools, machine_cores)
     return tuple(
         WorkerShare(
@@ -46,17 +52,22 @@ def deal(spec: ClusterSpec, layout: KVLayout, machine_cores: Sequence[int]) -> t
     )
 
 
-def deal_arenas(memory_bytes: int, layout: KVLayout, workers: int) -> tuple[Arena, ...]:
-    """Equal arenas, side by side: a prompt stays in its prefill worker's arena while it is decoded elsewhere,
-    so neither side needs more than the other. Raises `SpecError` when an arena would be too small."""
-    blocks = memory_bytes // layout.block_bytes // workers
-    if blocks < MIN_WORKER_BLOCKS:
-        needed = MIN_WORKER_BLOCKS * workers * layout.block_bytes
+def deal_arenas(memory_bytes: int, layout: KVLayout, roles: Sequence[Role]) -> tuple[Arena, ...]:
+    """An arena for each worker, side by side, sized by `ARENA_WEIGHT` of its role. Raises `SpecError` when
+    one would be too small."""
+    weights = [ARENA_WEIGHT[role] for role in roles]
+    unit_blocks = memory_bytes // layout.block_bytes // sum(weights)
+    if unit_blocks * min(weights) < MIN_WORKER_BLOCKS:
+        needed = MIN_WORKER_BLOCKS * sum(weights) * layout.block_bytes
         raise SpecError(
-            f"kv.memory_bytes {memory_bytes} gives each of {workers} workers {blocks} blocks of "
-            f"{layout.block_bytes} bytes; set it to at least {needed}"
+            f"kv.memory_bytes {memory_bytes} gives one of {len(roles)} workers only "
+            f"{unit_blocks * min(weights)} blocks of {layout.block_bytes} bytes; set it to at least {needed}"
         )
-    return tuple(Arena(start=index * blocks, blocks=blocks) for index in range(workers))
+    starts = accumulate((weight * unit_blocks for weight in weights), initial=0)
+    return tuple(
+        Arena(start=start, blocks=weight * unit_blocks)
+        for start, weight in zip(starts, weights, strict=False)
+    )
 
 
 def deal_cores(pools: Sequence[PoolSpec], machine_cores: Sequence[int]) -> tuple[tuple[int, ...], ...]:
