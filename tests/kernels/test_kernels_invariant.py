@@ -17,11 +17,26 @@ from torch import Tensor
 from diptych.domain.errors import SpecError
 from diptych.kernels.choose import choose_kernels
 from diptych.kernels.fast import FastKernels
-from diptych.kernels.invariant import InvariantKernels, rows_agree
+from diptych.kernels.invariant import InvariantKernels, linear_tile_rows
 from diptych.kernels.reference import ReferenceKernels
-from diptych.kernels.seam import AttentionShape, Kernels, Span
+from diptych.kernels.seam import AttentionShape, Kernels, PackedLinear, Span
 
 CPU = torch.device("cpu")
+
+
+def rows_agree(kernels: InvariantKernels, packed: PackedLinear) -> bool:
+    """Whether one row gets the same bits at every place of a tile."""
+    tile = linear_tile_rows(packed)
+    generator = torch.Generator().manual_seed(0)
+    x_TD = torch.randn(1, packed.width_in, generator=generator).to(packed.weight.device)
+    others_TD = torch.randn(tile, packed.width_in, generator=generator).to(packed.weight.device)
+    alone_TN = kernels.linear(x_TD, packed)
+    for place in range(tile):
+        mixed_TD = others_TD.clone()
+        mixed_TD[place] = x_TD[0]
+        if not torch.equal(kernels.linear(mixed_TD, packed)[place], alone_TN[0]):
+            return False
+    return True
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -5,10 +5,10 @@ Knows: tiles. Does not know: speed at any price.
 A library picks its inner loops by the shape of a call, so equal rows get equal bits only if every call has
 the same shape. Hence: linear maps run on tiles of a fixed number of rows (short ones are padded); attention
 runs on fixed tiles of query rows × fixed tiles of positions aligned to the start of the sequence. Within a
-tile a row's place does not matter (each output element is one dot product; `rows_agree` checks it on this
-machine). Over tiles, the maximum is exact in any order and sums go in order of position; a hidden position
-adds an exact zero. What remains works on one row alone, with functions that round alike in vector and scalar
-code.
+tile a row's place does not matter (each output element is one dot product; the engine's warm-up compares
+bits on this machine). Over tiles, the maximum is exact in any order and sums go in order of position; a
+hidden position adds an exact zero. What remains works on one row alone, with functions that round alike in
+vector and scalar code.
 
 One step mixes decode rows and prompt chunks: short spans are computed together (`invariant_short`), a long
 one by itself without copying its keys for every query tile (`invariant_long`). Both multiply the same tile
@@ -110,18 +110,3 @@ def linear_tile_rows(packed: PackedLinear) -> int:
     """
     weight_bytes = packed.width_in * packed.width_out * packed.weight.element_size()
     return 8 if weight_bytes <= CACHED_WEIGHT_BYTES else 16
-
-
-def rows_agree(kernels: InvariantKernels, packed: PackedLinear) -> bool:
-    """Whether one row gets the same bits at every place of a tile, on this machine's libraries."""
-    tile = linear_tile_rows(packed)
-    generator = torch.Generator().manual_seed(0)
-    x_TD = torch.randn(1, packed.width_in, generator=generator).to(packed.weight.device)
-    others_TD = torch.randn(tile, packed.width_in, generator=generator).to(packed.weight.device)
-    alone_TN = kernels.linear(x_TD, packed)
-    for place in range(tile):
-        mixed_TD = others_TD.clone()
-        mixed_TD[place] = x_TD[0]
-        if not torch.equal(kernels.linear(mixed_TD, packed)[place], alone_TN[0]):
-            return False
-    return True

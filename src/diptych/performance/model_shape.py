@@ -115,10 +115,6 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes of all parameters held as ``dtype``."""
         return self.parameters * DTYPE_BYTES[dtype]
 
-    def step_weight_bytes(self, dtype: str) -> int:
-        """Weight bytes that every step reads: all linear maps and the LM head (embedding rows neglected)."""
-        return (self.layers * self.layer_linear_params + self.vocab * self.hidden) * DTYPE_BYTES[dtype]
-
     def linear_flops(self, tokens: int, sampled: int) -> int:
         """FLOPs of the linear maps over ``tokens`` tokens and of the LM head over ``sampled`` rows
         (2 per weight and token)."""

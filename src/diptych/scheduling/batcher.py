@@ -27,7 +27,7 @@ from diptych.scheduling.sequence import Sequence
 KV_PRESSURE = "kv_pressure"
 """A running sequence needed a block and this one was the newest."""
 NO_ROOM = "no_room"
-"""An import came without a reservation and found no block."""
+"""An import whose reservation was empty found no block."""
 TOO_LARGE = "too_large"
 """The tokens need more blocks than the arena has."""
 
@@ -108,7 +108,7 @@ class Batcher:
     # ------------------------------------------------------------ imported decodes
 
     def _add_imports(self, batch: Batch) -> None:
-        """Imports find their reservation; one without gets a block if there is one, and displaces nobody."""
+        """Imports find their reservation; an empty one gets a free block if there is one, and displaces nobody."""
         imports = self._roster.imports
         while imports and self._has_seat() and batch.tokens < self._config.token_budget:
             sequence = imports.pop()
