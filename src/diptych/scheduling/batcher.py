@@ -108,7 +108,7 @@ class Batcher:
     # ------------------------------------------------------------ imported decodes
 
     def _add_imports(self, batch: Batch) -> None:
-        """Imports find their reservation; an empty one gets a free block if there is one, and displaces nobody."""
+        """Imports find their reservation; an empty one gets a block if one is free, and displaces nobody."""
         imports = self._roster.imports
         while imports and self._has_seat() and batch.tokens < self._config.token_budget:
             sequence = imports.pop()
