@@ -1,4 +1,5 @@
-"""The cluster, described and frozen: what `serve` runs, and later `plan` writes and `simulate` runs.
+"""The cluster, described and frozen: what `plan` writes, `simulate` runs in virtual time and `serve` for
+real.
 
 Knows: model, pools, limits and their defaults; every default's reason stands beside it. Does not know: files,
 flags, environment.
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from diptych.domain.fleet import DeviceSpec, LinkSpec, ProfileSpec, RatesSpec
 from diptych.domain.worker import Role
 
 BUILTIN_MODEL = "builtin"
@@ -61,6 +63,19 @@ class PoolSpec(_Spec):
         default=512, ge=1, description="Most tokens of one step: the chunk size of prefill."
     )
     max_running: int = Field(default=64, ge=1, description="Most sequences of one step.")
+    chunked_prefill: bool = Field(
+        default=True, description="False: a prompt is never cut, and no decode shares a step with it."
+    )
+    device: DeviceSpec | None = Field(default=None, description="Catalogue hardware of each worker.")
+    profile: ProfileSpec | None = Field(default=None, description="Measured behaviour of each worker.")
+    rates: RatesSpec | None = Field(default=None, description="Measured rates of each worker.")
+
+    @model_validator(mode="after")
+    def _one_description(self) -> PoolSpec:
+        given = [name for name in ("device", "profile", "rates") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"pool {self.name!r} is described by {' and '.join(given)}; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _cores_for_each(self) -> PoolSpec:
@@ -72,7 +87,7 @@ class PoolSpec(_Spec):
 class KVSpec(_Spec):
     """KV memory of one memory domain."""
 
-    block_tokens: int = Field(default=16, ge=1, le=256)
+    block_tokens: int = Field(default=16, ge=1, le=1024)
     memory_bytes: int = Field(
         default=1 << 30,
         gt=0,
@@ -134,6 +149,10 @@ class ClusterSpec(_Spec):
     kv: KVSpec = KVSpec()
     limits: LimitsSpec = LimitsSpec()
     slo: SloSpec = SloSpec()
+    link: LinkSpec | None = Field(
+        default=None,
+        description="Path of KV between pools; default: they share memory and lend blocks.",
+    )
     seed: int = 0
 
     @model_validator(mode="after")

@@ -70,6 +70,10 @@ class StartDecode(msgspec.Struct, frozen=True, tag="start_decode"):
     Full blocks are borrowed as they are; a last, partly filled one is copied into a block of the worker's
     own, because only the owner of a block writes into it. Answered by `DecodeStarted` or `Bounced`.
     ``new_token_ids`` follow the tokens of the work that was reserved for.
+
+    With ``source`` the blocks lie in another memory domain, in that worker's arena: nothing is borrowed, all
+    of
+    the KV is fetched into blocks of the worker's own, and `DecodeStarted` follows when it is there.
     """
 
     request_id: RequestId
@@ -77,6 +81,7 @@ class StartDecode(msgspec.Struct, frozen=True, tag="start_decode"):
     new_token_ids: tuple[TokenId, ...]
     block_ids: tuple[BlockId, ...]
     computed_tokens: int
+    source: WorkerId | None = None
 
 
 class FinishWork(msgspec.Struct, frozen=True, tag="finish_work"):

@@ -38,6 +38,8 @@ class HandoffKind(StrEnum):
     """The same worker went on."""
     BORROW = "borrow"
     """Same memory domain: block ids were passed, at most one partly filled block was copied."""
+    STREAM = "stream"
+    """Another memory domain: every byte went over a link once."""
 
 
 class HandoffReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,8 @@ class HandoffReport(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int = 0
     bytes_lent: int = 0
     """KV bytes that changed hands without being copied."""
+    bytes_streamed: int = 0
+    """KV bytes that went over a link."""
     bytes_copied: int = 0
     handoff_s: float = 0.0
 
