@@ -36,6 +36,7 @@ PURE_STANDARD = frozenset(
         "collections",
         "contextlib",
         "dataclasses",
+        "difflib",
         "enum",
         "fractions",
         "functools",

@@ -45,16 +45,17 @@ class CostModel(Protocol):
         """Seconds of one step that decodes ``batch`` sequences of ``context_tokens`` tokens altogether."""
         ...
 
-    def handoff_s(self, worker_id: WorkerId, blocks: int) -> float:
-        """Seconds from prefill end until ``worker_id`` may decode from ``blocks`` blocks of its domain."""
+    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int) -> float:
+        """Seconds from the end of a prefill of ``tokens`` tokens at ``source`` until ``target`` may decode
+        from them."""
         ...
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
         """Learn from a report of one incarnation (totals only rise, or start again from nothing)."""
         ...
 
-    def observe_handoff(self, worker_id: WorkerId, handoff_s: float) -> None:
-        """Learn from one handoff to ``worker_id``."""
+    def observe_handoff(self, source: WorkerId, target: WorkerId, tokens: int, handoff_s: float) -> None:
+        """Learn from one handoff: what `handoff_s` would have been asked, and what it took."""
         ...
 
 
@@ -83,8 +84,9 @@ class ObservedCost:
     """Follows each worker's own totals; a worker that has shown nothing is taken for the mean of the others,
     and the first of all for the defaults above.
 
-    Two simplifications, stated: prefill seconds are proportional to the new tokens (attention to cached
-    tokens is inside the observed mean), and a decode step depends on the batch but not on the context.
+    Three simplifications, stated: prefill seconds are proportional to the new tokens (attention to cached
+    tokens is inside the observed mean), a decode step depends on the batch but not on the context, and a
+    handoff on nothing but its target (true where blocks are lent; where they are streamed, a mean).
     """
 
     def __init__(self) -> None:
@@ -103,10 +105,10 @@ class ObservedCost:
         usual_batch = max(1.0, self._rate(worker_id, lambda seen: seen.decode_batch, 1.0))
         return step_s * (DECODE_FIXED_SHARE + (1 - DECODE_FIXED_SHARE) * batch / usual_batch)
 
-    def handoff_s(self, worker_id: WorkerId, blocks: int) -> float:
-        """See `CostModel`. Blocks are lent, not moved: their number does not matter."""
-        del blocks
-        return self._rate(worker_id, lambda seen: seen.handoff_s, DEFAULT_HANDOFF_S)
+    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int) -> float:
+        """See `CostModel`."""
+        del source, tokens
+        return self._rate(target, lambda seen: seen.handoff_s, DEFAULT_HANDOFF_S)
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
         """See `CostModel`."""
@@ -116,9 +118,10 @@ class ObservedCost:
         _follow_prefill(seen, before, stats)
         _follow_decode(seen, before, stats)
 
-    def observe_handoff(self, worker_id: WorkerId, handoff_s: float) -> None:
+    def observe_handoff(self, source: WorkerId, target: WorkerId, tokens: int, handoff_s: float) -> None:
         """See `CostModel`."""
-        seen = self._workers.setdefault(worker_id, _Observed())
+        del source, tokens
+        seen = self._workers.setdefault(target, _Observed())
         seen.handoff_s.follow(max(0.0, handoff_s), 1 - exp(-1 / MEMORY_HANDOFFS))
 
     def _rate(self, worker_id: WorkerId, of: Callable[[_Observed], _Rate], default: float) -> float:

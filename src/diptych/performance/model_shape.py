@@ -6,7 +6,6 @@ know: files (it is handed a parsed dictionary), tensors, hardware.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -15,6 +14,7 @@ import msgspec
 from diptych.domain.errors import SpecError
 from diptych.domain.ids import TokenId
 from diptych.domain.kv import DTYPE_BYTES, KVLayout
+from diptych.performance.config_reader import ConfigReader
 
 SUPPORTED_ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -137,7 +137,7 @@ def parse_model_shape(
     Raises:
         SpecError: an unknown architecture, a missing or ill-typed key, a feature that is not supported.
     """
-    reader = _Reader(config, source)
+    reader = ConfigReader(config, source)
     architecture = _architecture(reader)
     _refuse_unsupported(reader, architecture)
     heads, hidden = reader.integer("num_attention_heads"), reader.integer("hidden_size")
@@ -163,46 +163,7 @@ def parse_model_shape(
     )
 
 
-class _Reader:
-    """Typed look-ups in one config; every error names the key and the file."""
-
-    def __init__(self, config: Mapping[str, object], source: str) -> None:
-        self._config = config
-        self.source = source
-
-    def get(self, key: str) -> object:
-        return self._config.get(key)
-
-    def section(self, key: str) -> _Reader | None:
-        value = self.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, Mapping):
-            raise SpecError(f"{self.source}: {key!r} must be an object, not {value!r}")
-        return _Reader(cast("Mapping[str, object]", value), f"{self.source} ({key})")
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise SpecError(f"{self.source} lacks the key {key!r}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SpecError(f"{self.source}: {key!r} must be a number, not {value!r}")
-        if not math.isfinite(value):
-            raise SpecError(f"{self.source}: {key!r} must be finite, not {value!r}")
-        return float(value)
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A size, which is never zero."""
-        value = self.number(key, default)
-        if value != int(value):
-            raise SpecError(f"{self.source}: {key!r} must be a whole number, not {value!r}")
-        if value < 1:
-            raise SpecError(f"{self.source}: {key!r} must be positive, not {value:g}")
-        return int(value)
-
-
-def _architecture(reader: _Reader) -> str:
+def _architecture(reader: ConfigReader) -> str:
     names = reader.get("architectures")
     if not isinstance(names, list) or not names:
         raise SpecError(f"{reader.source} lacks the key 'architectures'")
@@ -213,7 +174,7 @@ def _architecture(reader: _Reader) -> str:
     return name
 
 
-def _refuse_unsupported(reader: _Reader, architecture: str) -> None:
+def _refuse_unsupported(reader: ConfigReader, architecture: str) -> None:
     """Options that would silently change the result if they were ignored."""
     activation = reader.get("hidden_act")
     if activation not in (None, "silu"):
@@ -225,7 +186,7 @@ def _refuse_unsupported(reader: _Reader, architecture: str) -> None:
         raise SpecError(f"{reader.source}: 'use_sliding_window' is not supported; set it to false")
 
 
-def _rope_theta(reader: _Reader) -> float:
+def _rope_theta(reader: ConfigReader) -> float:
     """`rope_theta`, at the top level (older configs) or inside `rope_parameters`."""
     nested = reader.section("rope_parameters")
     if nested is not None and nested.get("rope_theta") is not None:
@@ -233,7 +194,7 @@ def _rope_theta(reader: _Reader) -> float:
     return reader.number("rope_theta", 10_000.0)
 
 
-def _rope_scaling(reader: _Reader) -> Llama3Rope | None:
+def _rope_scaling(reader: ConfigReader) -> Llama3Rope | None:
     section = reader.section("rope_parameters") or reader.section("rope_scaling")
     if section is None:
         return None
@@ -250,14 +211,14 @@ def _rope_scaling(reader: _Reader) -> Llama3Rope | None:
     )
 
 
-def _sliding_window(reader: _Reader, architecture: str) -> int | None:
+def _sliding_window(reader: ConfigReader, architecture: str) -> int | None:
     """Mistral's own; Qwen configs carry the key but switch it off elsewhere."""
     if architecture != "MistralForCausalLM" or reader.get("sliding_window") is None:
         return None
     return reader.integer("sliding_window")
 
 
-def _dtype(reader: _Reader) -> str:
+def _dtype(reader: ConfigReader) -> str:
     """`dtype` (newer) or `torch_dtype` (older); float32 if neither is there, as the file format implies."""
     name = str(reader.get("dtype") or reader.get("torch_dtype") or "float32").removeprefix("torch.")
     if name not in DTYPE_BYTES:
