@@ -42,7 +42,7 @@ from diptych.domain.events import (
     ReserveRefused,
     StopMatched,
 )
-from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId
+from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, WorkerId
 from diptych.domain.kv import blocks_for
 from diptych.domain.lifecycle import State
 from diptych.domain.request import FinishReason, Request, Work
@@ -50,7 +50,20 @@ from diptych.domain.worker import Role, WorkerInfo, WorkerStats
 from support.head import BLOCK_TOKENS, Head, make_info, make_request
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
-TOPOLOGIES = ((P, D), (P, P, D, D), (M,), (M, M), (P, D, M))
+A, B = "a", "b"
+TOPOLOGIES: tuple[tuple[tuple[Role, str], ...], ...] = (
+    ((P, A), (D, A)),
+    ((P, A), (P, A), (D, A), (D, A)),
+    ((M, A),),
+    ((M, A), (M, A)),
+    ((P, A), (D, A), (M, A)),
+    ((P, A), (D, B)),
+    ((P, A), (D, A), (P, B), (D, B)),
+    ((P, A), (P, A), (D, B), (M, B)),
+)
+"""Roles and memory domains."""
+
+Topology = tuple[tuple[Role, str], ...]
 ENDS = (State.FINISHED, State.ABORTED, State.REJECTED, State.FAILED)
 
 Key = tuple[RequestId, int]
@@ -67,6 +80,7 @@ class Task:
     expected: Work | None = None
     """What was reserved for."""
     decode: Work | None = None
+    order: StartDecode | None = None
     started: bool = False
     dropping: bool = False
 
@@ -97,12 +111,14 @@ class Fake:
                 assert task.prefill is task.decode is None and not task.dropping, "started twice"
                 assert (export_lease is None) or task.reserved is None
                 task.prefill = command
-            case StartDecode(request_id, attempt, new_token_ids, block_ids, computed):
+            case StartDecode(request_id, attempt, new_token_ids, block_ids, computed, source):
                 task = self.tasks[request_id, attempt]
                 assert task.answered and task.expected and task.decode is None and not task.dropping
                 task.decode = make_grown(task.expected, (*task.expected.token_ids, *new_token_ids))
                 assert computed == len(task.decode.token_ids) - 1
                 assert len(block_ids) == blocks_for(computed, BLOCK_TOKENS)
+                assert source is None or (task.reserved or 0) >= blocks_for(computed + 1, BLOCK_TOKENS)
+                task.order = command
             case DropWork(request_id, attempt) | FinishWork(request_id, attempt):
                 self.tasks.setdefault((request_id, attempt), Task()).dropping = True
             case LeaseBlocks(lease_id, hashes):
@@ -115,10 +131,19 @@ class Fake:
 class AnyAnswers(RuleBasedStateMachine):
     """One thing is said, or happens, at a time."""
 
-    @initialize(roles=st.sampled_from(TOPOLOGIES), losses=st.sampled_from([1, 100]))
-    def build(self, roles: tuple[Role, ...], losses: int) -> None:
+    @initialize(topology=st.sampled_from(TOPOLOGIES), losses=st.sampled_from([1, 100]))
+    def build(self, topology: Topology, losses: int) -> None:
         self.head = Head(LimitsSpec(max_losses=losses, prefill_backlog_tokens=12, queue_requests=4))
-        self.infos = [make_info(f"w{n}", role, start=12 * n, blocks=12) for n, role in enumerate(roles)]
+        self.infos = [
+            make_info(
+                f"w{n}",
+                role,
+                start=12 * sum(it == domain for _, it in topology[:n]),
+                blocks=12,
+                domain=domain,
+            )
+            for n, (role, domain) in enumerate(topology)
+        ]
         self.fakes: dict[str, Fake] = {}
         self.incarnations: dict[str, int] = {}
         self.requests: dict[str, Request] = {}
@@ -132,7 +157,7 @@ class AnyAnswers(RuleBasedStateMachine):
 
     def _join(self, info: WorkerInfo) -> None:
         number = self.incarnations[info.worker_id] = self.incarnations.get(info.worker_id, 0) + 1
-        again = make_info(info.worker_id, info.role, start=info.arena.start, blocks=12, incarnation=number)
+        again = msgspec.structs.replace(info, incarnation=number)
         fake = Fake(again, leases=dict(self.head.core.adopted_leases(info.worker_id)))
         self.fakes[info.worker_id] = fake
         self.head.join(again)
@@ -249,6 +274,8 @@ class AnyAnswers(RuleBasedStateMachine):
     def _decode(self, fake: Fake, key: Key, task: Task, work: Work, kindly: bool) -> None:
         if not kindly and not task.dropping:
             self._leave(fake, key, Bounced(*key, "kv_pressure"))
+        elif not task.started and not self._reachable(fake, task.order):
+            self._leave(fake, key, Bounced(*key, "fetch_failed"))
         elif not task.started:
             task.started = True
             self._say(fake, DecodeStarted(*key, copied_bytes=10))
@@ -258,6 +285,21 @@ class AnyAnswers(RuleBasedStateMachine):
             task.decode = make_grown(work, (*work.token_ids, 100 + index))
             if index + 1 >= work.sampling.max_tokens:
                 self._leave(fake, key, Finished(*key, FinishReason.LENGTH))
+
+    def _reachable(self, fake: Fake, order: StartDecode | None) -> bool:
+        """Whether the KV is there; whoever lives and owns some of it must hold it under a lease."""
+        assert order is not None and (order.source is None) == self._shares(fake, order.source)
+        domain = fake.info.domain_id if order.source is None else self._info(order.source).domain_id
+        for owner in (it for it in self.fakes.values() if it.info.domain_id == domain):
+            leased = {block_id for block_ids in owner.leases.values() for block_id in block_ids}
+            assert leased.issuperset(owner.info.arena.own(order.block_ids))
+        return order.source is None or order.source in self.fakes
+
+    def _shares(self, fake: Fake, source: WorkerId | None) -> bool:
+        return source is None or self._info(source).domain_id == fake.info.domain_id
+
+    def _info(self, name: WorkerId) -> WorkerInfo:
+        return next(info for info in self.infos if info.worker_id == name)
 
     def _leave(self, fake: Fake, key: Key, event: Bounced | Finished | PrefillDone) -> None:
         """The last word on an attempt, unless an order to drop it is still to be answered."""
@@ -418,15 +460,20 @@ TestAnyAnswers = AnyAnswers.TestCase
 TestAnyAnswers.settings = settings(max_examples=120, stateful_step_count=60)
 
 
-@pytest.mark.parametrize("roles", TOPOLOGIES, ids=lambda roles: "".join(role.value[0] for role in roles))
-def test_long_conversations(roles: tuple[Role, ...]) -> None:
+def name_of(topology: Topology) -> str:
+    """For the names of tests."""
+    return "".join(f"{role.value[0]}{domain}" for role, domain in topology)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=name_of)
+def test_long_conversations(topology: Topology) -> None:
     """The same rules by dice: longer, and busier."""
     for seed in range(25):
-        _converse(AnyAnswers(), roles, random.Random(f"{roles} {seed}"))
+        _converse(AnyAnswers(), topology, random.Random(f"{name_of(topology)} {seed}"))
 
 
-def _converse(machine: AnyAnswers, roles: tuple[Role, ...], dice: random.Random) -> None:
-    machine.build(roles, losses=100)
+def _converse(machine: AnyAnswers, topology: Topology, dice: random.Random) -> None:
+    machine.build(topology, losses=100)
     trouble = dice.choice([0, 1, 3])
     weights = {"go_on": 30, "arrive": 6, "beat": 4, "lend": 6, "time": 2, "cache": 3, "come_back": 3}
     weights |= {"disappoint": 2 * trouble, "lose": trouble, "leave": trouble, "stop": trouble}

@@ -42,7 +42,7 @@ class FixedCost:
 
     def __init__(self, slowness: dict[str, float] | None = None) -> None:
         self._slowness = slowness or {}
-        self.handoffs: list[tuple[WorkerId, float]] = []
+        self.handoffs: list[tuple[WorkerId, WorkerId, int, float]] = []
 
     def _slow(self, worker_id: WorkerId) -> float:
         return self._slowness.get(worker_id, 1.0)
@@ -55,16 +55,16 @@ class FixedCost:
         """See `CostModel`."""
         return (0.009 + 0.001 * batch) * self._slow(worker_id)
 
-    def handoff_s(self, worker_id: WorkerId, blocks: int) -> float:
+    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int) -> float:
         """See `CostModel`."""
         return 0.002
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
         """See `CostModel`."""
 
-    def observe_handoff(self, worker_id: WorkerId, handoff_s: float) -> None:
+    def observe_handoff(self, source: WorkerId, target: WorkerId, tokens: int, handoff_s: float) -> None:
         """See `CostModel`."""
-        self.handoffs.append((worker_id, handoff_s))
+        self.handoffs.append((source, target, tokens, handoff_s))
 
 
 def make_info(

@@ -5,9 +5,10 @@ Knows: the bounds of the queue, what can never fit, how long to stay away. Does 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diptych.domain.cluster import LimitsSpec
 from diptych.domain.errors import ContextTooLong, Saturated
-from diptych.domain.kv import blocks_for
 from diptych.domain.worker import Role, WorkerInfo
 from diptych.orchestration.jobs import Job
 from diptych.orchestration.ledger import Ledger
@@ -50,7 +51,7 @@ class Admission:
             )
         known = self._registry.known()
         able = [info for info in known if info.role is not Role.DECODE] or list(known)
-        if not able or any(_fits(job, info) for info in able):
+        if not able or any(job.tokens <= _most_tokens(info, known) for info in able):
             return None
         most = max(info.arena.blocks * info.block_tokens for info in able)
         return ContextTooLong(f"{job.tokens} tokens fit on no worker: the largest KV memory holds {most}")
@@ -77,6 +78,13 @@ class Admission:
         return min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, together_s))
 
 
-def _fits(job: Job, info: WorkerInfo) -> bool:
-    tokens = job.tokens + (1 if info.role is not Role.PREFILL else 0)
-    return blocks_for(tokens, info.block_tokens) <= info.arena.blocks
+def _most_tokens(info: WorkerInfo, known: Sequence[WorkerInfo]) -> int:
+    """Tokens that can be computed on this worker and go on there or, behind a prefill, with a partner. Who
+    decodes from blocks of its own needs room for the next one too."""
+    here = info.arena.blocks * info.block_tokens
+    if info.role is not Role.PREFILL:
+        return here - 1
+    partners = [it for it in known if it.role is Role.DECODE]
+    if not partners or any(it.domain_id == info.domain_id for it in partners):
+        return here
+    return min(here, max(it.arena.blocks * it.block_tokens for it in partners) - 1)

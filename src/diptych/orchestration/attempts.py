@@ -94,6 +94,13 @@ class Attempt:
         return self.plan.pair.decode.ref
 
     @property
+    def fetching_from(self) -> WorkerRef | None:
+        """Who must live until the decode worker has fetched the KV into blocks of its own; None if nobody
+        need: within a domain, the bytes outlive their worker."""
+        fetching = self.plan.pair.streamed and self.job.state is State.HANDING_OFF
+        return self.prefill if fetching else None
+
+    @property
     def placing(self) -> bool:
         """Reservation or leases are awaited; nobody computes."""
         return self.after is None and self.job.state is State.QUEUED
@@ -179,6 +186,12 @@ class Attempts:
         attempt.leases.pop(lease_id, None)
         self._by_lease.pop(lease_id, None)
 
+    def give_leases_back(self, attempt: Attempt) -> None:
+        """It needs the blocks of others no more."""
+        for lease_id in tuple(attempt.leases):
+            self.detach(attempt, lease_id)
+            self._give_back(attempt, lease_id)
+
     def close(self, attempt: Attempt, after: After, now_s: float) -> None:
         """Stop it wherever it is. Closing again only changes what comes after."""
         again = attempt.after is not None
@@ -205,9 +218,7 @@ class Attempts:
         del self._attempts[attempt.key]
         for worker_id in tuple(attempt.holds):
             self.discharge(attempt, worker_id)
-        for lease_id in tuple(attempt.leases):
-            self.detach(attempt, lease_id)
-            self._give_back(attempt, lease_id)
+        self.give_leases_back(attempt)
         if attempt.after is not After.NOTHING:
             self.on_over(attempt, now_s)
 

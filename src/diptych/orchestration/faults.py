@@ -52,8 +52,8 @@ class Faults:
         self._outbox = outbox
 
     def lost(self, event: WorkerLostEvent, now_s: float) -> None:
-        """A worker is dead. Those it computed for or was about to are given up; those that merely use
-        blocks of its arena go on, for the bytes are still there."""
+        """A worker is dead. Those it computed for or was about to, and those whose KV was being fetched from
+        it, are given up; those that merely use blocks of its arena go on, for the bytes are still there."""
         ref = WorkerRef(event.worker_id, event.incarnation)
         worker = self._registry.lose(ref, now_s)
         if worker is None:
@@ -104,7 +104,7 @@ class Faults:
     def _bereave(self, attempt: Attempt, ref: WorkerRef, now_s: float) -> None:
         touched = attempt.present.get(ref.worker_id) == ref
         about_to = attempt.placing and attempt.prefill == ref
-        if not touched and not about_to:
+        if not touched and not about_to and attempt.fetching_from != ref:
             return
         if attempt.after is None:
             attempt.job.failures.append(WorkerLost.code)

@@ -58,19 +58,20 @@ class RoleFilter:
 
 
 class DomainFilter:
-    """KV can be lent only inside one memory domain."""
+    """KV goes from one memory domain to another block by block."""
 
     obstacle = Obstacle.NEVER
     needs_hits = False
 
     def reason(self, pair: Pair, _: Scene, /) -> str | None:
         """See `Filter`."""
-        same = pair.prefill.info.domain_id == pair.decode.info.domain_id
-        return None if same else "domain: the workers share no memory"
+        ours, theirs = pair.prefill.info.block_tokens, pair.decode.info.block_tokens
+        return None if ours == theirs else f"domain: blocks of {ours} tokens there, of {theirs} here"
 
 
 class ArenaFilter:
-    """The tokens that exist (and the next one, if the same worker decodes) fit into an empty arena."""
+    """The tokens that exist fit into an empty arena of the prefill worker; with the next one, into that of
+    the worker that decodes from blocks of its own."""
 
     obstacle = Obstacle.NEVER
     needs_hits = False
@@ -79,9 +80,12 @@ class ArenaFilter:
         """See `Filter`."""
         info = pair.prefill.info
         blocks = blocks_for(pair.tokens + (0 if pair.split else 1), info.block_tokens)
-        if blocks <= info.arena.blocks:
-            return None
-        return f"arena: {blocks} blocks needed, {info.arena.blocks} exist"
+        if blocks > info.arena.blocks:
+            return f"arena: {blocks} blocks needed, {info.arena.blocks} exist"
+        exist = pair.decode.info.arena.blocks
+        if pair.streamed and (blocks := blocks_for(pair.tokens + 1, info.block_tokens)) > exist:
+            return f"arena: {blocks} blocks needed to decode, {exist} exist"
+        return None
 
 
 class BacklogFilter:

@@ -4,6 +4,7 @@ Knows: what each answer of a worker means for an attempt that goes as planned. D
 deadlines.
 
     PREFILLING ──PrefillDone: StartDecode──► HANDING_OFF ──DecodeStarted──► DECODING ──Finished──► end
+                                             (streamed KV: leases go back here)
     PREFILLING ──DecodeStarted (same worker)──► DECODING          any ──Bounced──► waiting again
 """
 
@@ -81,8 +82,12 @@ class Handoff:
             job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
             self._decodes_alone(attempt)
         else:
-            job.handoff = self._handed_over(attempt, said.said_s, event.copied_bytes)
-            self._cost.observe_handoff(said.worker_id, job.handoff.handoff_s)
+            job.handoff = _handed_over(attempt, said.said_s, event.copied_bytes)
+            self._cost.observe_handoff(
+                attempt.prefill.worker_id, said.worker_id, attempt.computed_tokens, job.handoff.handoff_s
+            )
+        if attempt.plan.pair.streamed:
+            self._attempts.give_leases_back(attempt)
         job.move(Trigger.DECODE_STARTED)
         job.moments.mark(Moment.DECODE_STARTED, said.said_s)
         self._timers.cancel(attempt.timer)
@@ -125,7 +130,12 @@ class Handoff:
         attempt.job.moments.mark(Moment.HANDED_OFF, now_s)
         self._timers.set(attempt.timer, now_s + self._limits.handoff_timeout_s)
         order = StartDecode(
-            attempt.job.request_id, attempt.number, new_token_ids, event.block_ids, event.computed_tokens
+            request_id=attempt.job.request_id,
+            attempt=attempt.number,
+            new_token_ids=new_token_ids,
+            block_ids=event.block_ids,
+            computed_tokens=event.computed_tokens,
+            source=attempt.prefill.worker_id if attempt.plan.pair.streamed else None,
         )
         self._outbox.send(attempt.decode, order)
 
@@ -137,12 +147,16 @@ class Handoff:
         )
         self._attempts.charge(attempt, attempt.prefill.worker_id, decoding)
 
-    def _handed_over(self, attempt: Attempt, said_s: float, copied_bytes: int) -> HandoffReport:
-        info = attempt.plan.pair.decode.info
-        return HandoffReport(
-            kind=HandoffKind.BORROW,
-            blocks=attempt.handed_blocks,
-            bytes_lent=attempt.computed_tokens // info.block_tokens * info.block_bytes,
-            bytes_copied=copied_bytes,
-            handoff_s=max(0.0, said_s - attempt.prefilled_s),
-        )
+
+def _handed_over(attempt: Attempt, said_s: float, copied_bytes: int) -> HandoffReport:
+    """What a handoff moved: full blocks that were lent, or all blocks over a link."""
+    info, streamed = attempt.plan.pair.prefill.info, attempt.plan.pair.streamed
+    full = attempt.computed_tokens // info.block_tokens
+    return HandoffReport(
+        kind=HandoffKind.STREAM if streamed else HandoffKind.BORROW,
+        blocks=attempt.handed_blocks,
+        bytes_lent=0 if streamed else full * info.block_bytes,
+        bytes_streamed=attempt.handed_blocks * info.block_bytes if streamed else 0,
+        bytes_copied=copied_bytes,
+        handoff_s=max(0.0, said_s - attempt.prefilled_s),
+    )

@@ -80,13 +80,18 @@ class Pair:
     decode_account: Account
     tokens: int
     growth_blocks: int
-    """Blocks to set aside for the output."""
+    """Blocks to set aside where it decodes: for the output; for the whole sequence if the KV is streamed."""
     hits: Hits = NO_HITS
 
     @property
     def split(self) -> bool:
         """Whether the KV changes hands."""
         return self.prefill is not self.decode
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the KV goes into another memory domain."""
+        return self.prefill.info.domain_id != self.decode.info.domain_id
 
     @property
     def cached_tokens(self) -> int:
@@ -129,14 +134,17 @@ class Pair:
 
 def growth_blocks(job: Job, output_reserve_tokens: int, prefill: Worker, decode: Worker) -> int:
     """Blocks for the output: as much of it as is reserved for, and one for the partly filled block that is
-    copied.
+    copied. In another memory domain than the prefill worker's, blocks for the tokens that exist as well.
 
     Never more than an otherwise empty worker has, or a long output could not run on a small one at all.
     """
-    block_tokens = decode.info.block_tokens
-    wanted = blocks_for(min(job.tokens_left, output_reserve_tokens), block_tokens) + 1
+    block_tokens, blocks = decode.info.block_tokens, decode.info.arena.blocks
+    output_tokens = min(job.tokens_left, output_reserve_tokens)
+    if prefill.info.domain_id != decode.info.domain_id:
+        return min(blocks_for(job.tokens + output_tokens, block_tokens), blocks)
+    wanted = blocks_for(output_tokens, block_tokens) + 1
     taken = 0 if prefill is not decode else blocks_for(job.tokens, block_tokens)
-    return max(1, min(wanted, decode.info.arena.blocks - taken))
+    return max(1, min(wanted, blocks - taken))
 
 
 def choose_hits(
