@@ -91,6 +91,7 @@ CLOCK_PACKAGES = frozenset({"runtime", "bench"})
 
 CLOCK_FILES = {
     "engine/engine.py": "measures its own steps",
+    "planning/simulate.py": "says how long a run took; nothing in virtual time depends on it",
     "server/wall.py": "dates of answers and of chat templates; no duration comes from it",
 }
 """Single files beside them that may read a clock, with the reason."""

@@ -1,0 +1,285 @@
+"""Virtual time around the orchestrator: a heap of things to come, and the rules of the road of the real
+driver.
+
+Knows: the order of messages, links, who is alive, when requests arrive and end. Does not know: policies (the
+orchestrator and the schedulers are the production ones), what is measured.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from heapq import heappop, heappush
+from typing import Any, Protocol, assert_never
+
+from diptych.domain.commands import Command, EndRequest, KillWorker, Send, StartDecode, WakeAt, WorkerCommand
+from diptych.domain.events import (
+    Bounced,
+    Dropped,
+    Event,
+    Heartbeat,
+    PrefillDone,
+    PrefillStarted,
+    RequestArrived,
+    StepReport,
+    Streamed,
+    Tick,
+    WorkerEvent,
+    WorkerJoined,
+    WorkerLostEvent,
+    WorkerSaid,
+)
+from diptych.domain.ids import RequestId, WorkerId
+from diptych.domain.report import RequestReport
+from diptych.domain.request import Request
+from diptych.orchestration.core import Orchestrator
+from diptych.planning.link import VirtualLink
+from diptych.planning.sessions import Sessions
+from diptych.planning.worker import FILLER, Live, VirtualWorker
+from diptych.scheduling import Fetch
+from diptych.workload.record import Arrival
+
+STEP_ENDS, OTHERS = 0, 1
+"""Of things that happen at the same instant, the ends of steps come first."""
+
+Journal = Callable[[float, Event, list[Command]], None]
+"""As the real driver's: every event with its time and the commands that it caused, in order."""
+
+
+class Audience(Protocol):
+    """Who hears how requests fare."""
+
+    def ended(self, arrival: Arrival, report: RequestReport, now_s: float) -> None:
+        """One request has ended."""
+        ...
+
+
+class VirtualDriver:
+    """Runs a workload to its end. All methods but `run` are called by the heap or by workers."""
+
+    def __init__(
+        self,
+        core: Orchestrator,
+        make_request: Callable[[int, Arrival], Request],
+        audience: Audience,
+        link: VirtualLink | None,
+        handoff_s: Mapping[WorkerId, tuple[float, float]],
+        kv_bytes_per_token: int,
+        journal: Journal | None = None,
+    ) -> None:
+        self.now_s = 0.0
+        self.events = 0
+        self.lives: dict[RequestId, Live] = {}
+        self._core = core
+        self._make_request = make_request
+        self._audience = audience
+        self._link = link
+        self._handoff_s = handoff_s
+        self._token_bytes = kv_bytes_per_token
+        self._journal = journal
+        self._workers: dict[WorkerId, VirtualWorker] = {}
+        self._arrivals: dict[RequestId, Arrival] = {}
+        self._sessions = Sessions()
+        self._heap: list[tuple[float, int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._ready: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._pushed = 0
+        self._numbered = 0
+        self._wish_s: float | None = None
+        self._source: Iterator[Arrival] = iter(())
+        self._exhausted = False
+
+    # ------------------------------------------------------------ time
+
+    def run(self, arrivals: Iterator[Arrival]) -> None:
+        """Until every request has ended and no arrival is left. Raises `Bug` when requests are left that
+        nothing will ever wake."""
+        self._source = arrivals
+        self._pull()
+        heap, ready = self._heap, self._ready
+        while True:
+            while ready:
+                action, values = ready.popleft()
+                action(*values)
+            if not heap or self._done():
+                return
+            t_s, _, _, action, values = heappop(heap)
+            self.now_s = max(self.now_s, t_s)
+            action(*values)
+
+    def at(self, t_s: float, action: Callable[..., None], *values: object, order: int = OTHERS) -> None:
+        """Call ``action`` at ``t_s``, or now if that has passed."""
+        self._pushed += 1
+        heappush(self._heap, (max(t_s, self.now_s), order, self._pushed, action, values))
+
+    def _done(self) -> bool:
+        return not self._arrivals and self._exhausted and not self._sessions.waiting
+
+    # ------------------------------------------------------------ requests
+
+    def _pull(self) -> None:
+        """The next arrival of the workload; only one is looked ahead."""
+        arrival = next(self._source, None)
+        if arrival is None:
+            self._exhausted = True
+        else:
+            self.at(arrival.t_s, self._due, arrival)
+
+    def _due(self, arrival: Arrival) -> None:
+        self._pull()
+        t_s = self.now_s if arrival.session_id is None else self._sessions.hold(arrival)
+        if t_s is None:
+            return
+        if t_s <= self.now_s:
+            self._arrive(arrival)
+        else:
+            self.at(t_s, self._arrive, arrival)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        request = self._make_request(self._numbered, arrival)
+        self._numbered += 1
+        self.lives[request.request_id] = Live(arrival.output_tokens)
+        self._arrivals[request.request_id] = arrival
+        now_s = self.now_s
+        self._decide(RequestArrived(request=request, received_s=now_s, tokenised_s=now_s))
+
+    def _ended(self, report: RequestReport) -> None:
+        name = report.request_id
+        arrival = self._arrivals.pop(name)
+        del self.lives[name]
+        self._audience.ended(arrival, report, self.now_s)
+        following = self._sessions.ended(arrival, self.now_s)
+        if following is not None:
+            t_s, arrival = following
+            self.at(t_s, self._arrive, arrival)
+
+    # ------------------------------------------------------------ workers
+
+    def join(self, worker: VirtualWorker) -> None:
+        """A worker is there from now on."""
+        self._workers[worker.info.worker_id] = worker
+        self._decide(WorkerJoined(worker.info))
+
+    def worker(self, worker_id: WorkerId) -> VirtualWorker | None:
+        """The living incarnation."""
+        return self._workers.get(worker_id)
+
+    def lose(self, worker_id: WorkerId, reason: str) -> None:
+        """It is dead, and what it said has been heard."""
+        worker = self._workers.pop(worker_id, None)
+        if worker is None:
+            return
+        for one in (worker, *self._workers.values()):
+            one.settle(self.now_s)
+        streamed = tuple(self._streamed(name, worker) for name in self.lives)
+        self._decide(WorkerLostEvent(worker_id, worker.info.incarnation, reason, streamed))
+
+    def say(self, worker: VirtualWorker, report: StepReport) -> None:
+        """See `Timeline`."""
+        self._ready.append((self._heard, (worker, report)))
+
+    def wake_at(self, worker: VirtualWorker, t_s: float, ticket: int) -> None:
+        """See `Timeline`."""
+        self._pushed += 1
+        heappush(self._heap, (t_s, STEP_ENDS, self._pushed, self._wake, (worker, ticket)))
+
+    def fetch(self, worker: VirtualWorker, fetch: Fetch) -> None:
+        """See `Timeline`."""
+        if self._link is None:
+            self._ready.append((worker.fetched, (fetch, self.now_s, True)))
+            return
+        live = self.lives.get(fetch.request_id)
+        took_s = 0.0 if live is None else max(0.0, live.last_token_s - live.prefill_started_s)
+        path = (fetch.source, worker.info.worker_id)
+        t_s = self._link.arrives_s(path, fetch.tokens * self._token_bytes, took_s, self.now_s)
+        self.at(t_s, self._fetched, worker, fetch)
+
+    def _fetched(self, worker: VirtualWorker, fetch: Fetch) -> None:
+        if self._workers.get(worker.info.worker_id) is worker:
+            worker.fetched(fetch, self.now_s, fetch.source in self._workers)
+
+    def _wake(self, worker: VirtualWorker, ticket: int) -> None:
+        if self._workers.get(worker.info.worker_id) is worker:
+            worker.wake(ticket, self.now_s)
+
+    def _heard(self, worker: VirtualWorker, report: StepReport) -> None:
+        info = worker.info
+        if self._workers.get(info.worker_id) is not worker:
+            return
+        for event in report.events:
+            streamed = self._note(event, report.t_s)
+            self._decide(WorkerSaid(info.worker_id, info.incarnation, report.t_s, event, streamed))
+        if report.stats is not None:
+            self._decide(Heartbeat(info.worker_id, info.incarnation, report.stats))
+
+    def _note(self, event: WorkerEvent, t_s: float) -> Streamed | None:
+        match event:
+            case PrefillStarted():
+                live = self.lives.get(event.request_id)
+                if live is not None:
+                    live.prefill_started_s = t_s
+                return None
+            case Bounced() | Dropped() | PrefillDone():
+                live = self.lives.get(event.request_id)
+                return None if live is None else Streamed(event.request_id, (FILLER,) * live.emitted)
+            case _:
+                return None
+
+    def _streamed(self, name: RequestId, dead: VirtualWorker) -> Streamed:
+        live = self.lives[name]
+        for worker in (dead, *self._workers.values()):
+            emitted = worker.emitted(name)
+            if emitted is not None:
+                live.emitted = emitted if worker is dead else live.emitted
+                return Streamed(name, (FILLER,) * emitted)
+        return Streamed(name, (FILLER,) * live.emitted)
+
+    # ------------------------------------------------------------ events in, commands out
+
+    def _decide(self, event: Event) -> None:
+        self.events += 1
+        commands = self._core.handle(event, self.now_s)
+        if self._journal is not None:
+            self._journal(self.now_s, event, commands)
+        for command in commands:
+            self._perform(command)
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Send():
+                self._send(command)
+            case EndRequest():
+                self._ended(command.report)
+            case WakeAt():
+                self._wake_core_at(command.t_s)
+            case KillWorker():
+                self._ready.append((self.lose, (command.worker_id, command.reason)))
+            case _:
+                assert_never(command)
+
+    def _send(self, send: Send) -> None:
+        worker = self._workers.get(send.worker_id)
+        if worker is None or worker.info.incarnation != send.incarnation:
+            return
+        command = send.command
+        if isinstance(command, StartDecode) and command.source is None:
+            fixed_s, per_token_s = self._handoff_s[send.worker_id]
+            delay_s = fixed_s + per_token_s * command.computed_tokens
+            if delay_s > 0:
+                self.at(self.now_s + delay_s, self._obey, worker, command)
+                return
+        self._ready.append((self._obey, (worker, command)))
+
+    def _obey(self, worker: VirtualWorker, command: WorkerCommand) -> None:
+        if self._workers.get(worker.info.worker_id) is worker:
+            worker.accept(command, self.now_s)
+
+    def _wake_core_at(self, t_s: float) -> None:
+        """One tick at most is under way before the time that the core wants."""
+        if self._wish_s is None or t_s < self._wish_s:
+            self._wish_s = t_s
+            self.at(t_s, self._tick, t_s)
+
+    def _tick(self, wanted_s: float) -> None:
+        if wanted_s == self._wish_s:
+            self._wish_s = None
+            self._decide(Tick())

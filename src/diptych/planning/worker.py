@@ -1,0 +1,439 @@
+"""One worker in virtual time: the production scheduler, and a cost model instead of a device.
+
+Knows: when steps begin and end, how many tokens each sequence still has to come, gaps between tokens. Does
+not
+know: other workers, policies, what its reports lead to.
+
+While the batch is unchanged and only decodes, the worker *leaps* over many steps at once. A command that
+comes in the
+middle of a leap finds the worker as it would have been: the whole steps until then are taken in, and the
+step under
+way is planned one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from diptych.domain.commands import StartDecode, StartPrefill, WorkerCommand
+from diptych.domain.events import Bounced, Dropped, Finished, PrefillDone, StepReport, WorkerEvent
+from diptych.domain.ids import RequestId, TokenId
+from diptych.domain.request import Sampled, TokenOut
+from diptych.domain.step import Slice, StepPlan, StepResult
+from diptych.domain.worker import WorkerInfo, WorkerStats
+from diptych.performance.steps import Chunk, Line, StepModel, run_s, steps_within
+from diptych.planning.measure import Buckets
+from diptych.scheduling import Fetch, Scheduler
+
+FILLER = TokenId(1)
+"""What a modelled engine samples until the output is complete."""
+END = TokenId(0)
+"""What it samples then: every simulated request has it as its stop token."""
+
+_FILLED = Sampled(FILLER)
+_ENDED = Sampled(END)
+SHORTEST_LEAP = 2
+"""Steps from which a leap is cheaper than stepping."""
+
+
+@dataclass(slots=True)
+class Live:
+    """A request on its way: what only the workload knows of it, and what its client has."""
+
+    output_tokens: int
+    emitted: int = 0
+    """Tokens that the client has, whenever no worker decodes it."""
+    last_token_s: float = 0.0
+    attempt: int = 0
+    prefill_started_s: float = 0.0
+
+
+class Timeline(Protocol):
+    """The driver's side of a worker."""
+
+    def say(self, worker: VirtualWorker, report: StepReport) -> None:
+        """Deliver a report."""
+        ...
+
+    def wake_at(self, worker: VirtualWorker, t_s: float, ticket: int) -> None:
+        """Call `VirtualWorker.wake` with ``ticket`` at ``t_s``."""
+        ...
+
+    def fetch(self, worker: VirtualWorker, fetch: Fetch) -> None:
+        """Bring these blocks, then call `VirtualWorker.fetched`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Row:
+    """A sequence that decodes here. It has ``base`` plus the worker's rounds tokens; at round ``ends_at`` it
+    has
+    all."""
+
+    base: int
+    ends_at: int
+    last_s: float
+
+
+class _Leap(NamedTuple):
+    start_s: float
+    steps: int
+    decodes: int
+    context_tokens: int
+    lines: tuple[Line, ...]
+    token_s: float
+    """When the batch's last tokens came."""
+
+
+class VirtualWorker:
+    """Scheduler, cost model, and the bookkeeping of tokens.
+
+    ``rounds`` counts the steps in which every decoding sequence got a token, so that a leap of any length is
+    one
+    addition. ``leaping`` off: every step is planned and committed one by one (to prove that both are the
+    same).
+    ``stream``: reports carry each token (for drivers that deliver them).
+    """
+
+    def __init__(
+        self,
+        info: WorkerInfo,
+        scheduler: Scheduler,
+        steps: StepModel,
+        lives: dict[RequestId, Live],
+        timeline: Timeline,
+        itl: Buckets,
+        *,
+        leaping: bool = True,
+        stream: bool = False,
+    ) -> None:
+        self.info = info
+        self.scheduler = scheduler
+        self.slow = 1.0
+        """Factor on every step: a fault."""
+        self.prefill_s = 0.0
+        self.decode_s = 0.0
+        self.steps = 0
+        self.peak_held_blocks = 0
+        self._model = steps
+        self._lives = lives
+        self._timeline = timeline
+        self._itl = itl
+        self._leaping = leaping
+        self._stream = stream
+        self._rows: dict[RequestId, _Row] = {}
+        self._ends: list[tuple[int, RequestId]] = []
+        self._fresh: dict[RequestId, _Row] = {}
+        self._rounds = 0
+        self._round_s = 0.0
+        self._ticket = 0
+        self._plan: StepPlan | None = None
+        self._began_s = 0.0
+        self._leap: _Leap | None = None
+        self._halted = False
+
+    # ------------------------------------------------------------ what comes in
+
+    def accept(self, command: WorkerCommand, now_s: float) -> None:
+        """A command, at any time."""
+        if self._halted:
+            return
+        self._settle(now_s)
+        if isinstance(command, StartPrefill | StartDecode):
+            name = command.work.request_id if isinstance(command, StartPrefill) else command.request_id
+            live = self._lives.get(name)
+            if live is not None:
+                live.attempt = command.work.attempt if isinstance(command, StartPrefill) else command.attempt
+        self._say(now_s, self.scheduler.handle(command))
+        for fetch in self.scheduler.drain_fetches():
+            self._timeline.fetch(self, fetch)
+        self.go_on(now_s)
+
+    def fetched(self, fetch: Fetch, now_s: float, whole: bool) -> None:
+        """The blocks of a sequence have come from another domain, or will not."""
+        if self._halted:
+            return
+        self._settle(now_s)
+        land = self.scheduler.fetched if whole else self.scheduler.fetch_failed
+        land(fetch.request_id, fetch.attempt)
+        self._say(now_s, self.scheduler.drain_events())
+        self.go_on(now_s)
+
+    def wake(self, ticket: int, now_s: float) -> None:
+        """The step or leap under way has ended, unless ``ticket`` is out of date."""
+        if ticket != self._ticket:
+            return
+        if self._leap is not None:
+            self._finish_leap(self._leap.steps, now_s)
+        elif self._plan is not None:
+            self._commit(self._plan, now_s)
+        self.go_on(now_s)
+
+    def halt(self, now_s: float) -> None:
+        """It does nothing from now on, and answers nobody."""
+        self._settle(now_s)
+        self._ticket += 1
+        self._halted = True
+
+    def settle(self, now_s: float) -> None:
+        """Be exactly where a stepping worker would be, for who looks in from outside."""
+        self._settle(now_s)
+
+    def emitted(self, request_id: RequestId) -> int | None:
+        """Tokens of a sequence that decodes here."""
+        row = self._rows.get(request_id)
+        return None if row is None else row.base + self._rounds
+
+    def stats(self) -> WorkerStats:
+        """Load now."""
+        return msgspec.structs.replace(
+            self.scheduler.stats(), prefill_s_total=self.prefill_s, decode_s_total=self.decode_s
+        )
+
+    def note_memory(self) -> None:
+        """Remember the fullest moment."""
+        self.peak_held_blocks = max(self.peak_held_blocks, self.scheduler.held_blocks)
+
+    # ------------------------------------------------------------ steps
+
+    def go_on(self, now_s: float) -> None:
+        """Begin a leap or a step, if there is something to run and nothing runs."""
+        if self._plan is not None or self._leap is not None:
+            return
+        if self._leaping and self._rows and self._begin_leap(now_s):
+            return
+        self._begin_step(now_s)
+
+    def _begin_step(self, now_s: float) -> bool:
+        plan = self.scheduler.plan()
+        self._say(now_s, self.scheduler.drain_events())
+        if plan is None:
+            return False
+        self._plan = plan
+        self._began_s = now_s
+        self._meet(plan)
+        self._wake_at(now_s + self._seconds(plan) * self.slow)
+        return True
+
+    def _seconds(self, plan: StepPlan) -> float:
+        chunks: list[Chunk] = []
+        decodes = context = 0
+        rows = self._rows
+        for piece in plan.slices:
+            if piece.request_id in rows:
+                decodes += 1
+                context += piece.start
+            else:
+                chunks.append(Chunk(len(piece.token_ids), piece.start))
+        return self._model.step_s(chunks, decodes, context)
+
+    def _meet(self, plan: StepPlan) -> None:
+        """Sequences that come with all but the last token computed decode from their first step on."""
+        if not plan.new:
+            return
+        starts = {piece.request_id: piece for piece in plan.slices}
+        for new in plan.new:
+            tokens = len(new.token_ids) + len(new.more_token_ids)
+            piece = starts.get(new.request_id)
+            if piece is not None and new.prompt_tokens < tokens == piece.start + 1:
+                self._add_row(
+                    new.request_id, tokens - new.prompt_tokens, self._lives[new.request_id].last_token_s
+                )
+
+    def _commit(self, plan: StepPlan, now_s: float) -> None:
+        self._plan = None
+        self._count(plan, now_s)
+        sampled, decoded = self._sample(plan.slices, now_s)
+        outcome = self.scheduler.commit(plan, StepResult(sampled=sampled))
+        if decoded:
+            self._end_round(decoded, now_s)
+        tokens = outcome.tokens if self._stream else ()
+        if outcome.events:
+            self._say(now_s, outcome.events, tokens, decoded, with_stats=True)
+        elif tokens:
+            self._timeline.say(self, StepReport(t_s=now_s, tokens=tokens))
+
+    def _count(self, plan: StepPlan, now_s: float) -> None:
+        self.steps += 1
+        rows = self._rows
+        if all(piece.request_id in rows for piece in plan.slices):
+            self.decode_s += now_s - self._began_s
+        else:
+            self.prefill_s += now_s - self._began_s
+
+    def _sample(
+        self, slices: Sequence[Slice], now_s: float
+    ) -> tuple[dict[RequestId, Sampled], dict[RequestId, None]]:
+        """A token for every slice that wants one; and who decoded."""
+        sampled: dict[RequestId, Sampled] = {}
+        decoded: dict[RequestId, None] = {}
+        firsts: list[Slice] = []
+        for piece in slices:
+            row = self._rows.get(piece.request_id)
+            if row is not None:
+                decoded[piece.request_id] = None
+                sampled[piece.request_id] = _ENDED if self._rounds + 1 >= row.ends_at else _FILLED
+            elif piece.sample:
+                firsts.append(piece)
+        for piece in firsts:
+            live = self._lives[piece.request_id]
+            out = live.emitted + 1
+            sampled[piece.request_id] = _ENDED if out >= live.output_tokens else _FILLED
+            self._add_row(piece.request_id, out, now_s, after_round=bool(decoded))
+        return sampled, decoded
+
+    def _add_row(self, name: RequestId, out: int, last_s: float, after_round: bool = False) -> None:
+        rounds = self._rounds + after_round
+        row = _Row(out - rounds, rounds + self._lives[name].output_tokens - out, last_s)
+        self._rows[name] = self._fresh[name] = row
+        heappush(self._ends, (row.ends_at, name))
+
+    def _end_round(self, decoded: dict[RequestId, None], now_s: float) -> None:
+        """Everyone who decoded has one token more; who had to wait this time has not."""
+        waited = [name for name in self._rows if name not in decoded and name not in self._fresh]
+        waited += [name for name, row in self._fresh.items() if name not in decoded and row.last_s < now_s]
+        for name in waited:
+            self._hold_back(name)
+        self._rounds += 1
+        self._gaps(decoded, now_s)
+        self._round_s = now_s
+
+    def _hold_back(self, name: RequestId) -> None:
+        row = self._rows[name]
+        if name not in self._fresh:
+            row.last_s = self._round_s
+            self._fresh[name] = row
+        row.base -= 1
+        row.ends_at += 1
+        heappush(self._ends, (row.ends_at, name))
+
+    def _gaps(self, decoded: dict[RequestId, None], now_s: float) -> None:
+        steady = len(decoded)
+        for name in [name for name in self._fresh if name in decoded]:
+            self._itl.add(now_s - self._fresh.pop(name).last_s)
+            steady -= 1
+        self._itl.add(now_s - self._round_s, steady)
+
+    # ------------------------------------------------------------ leaps
+
+    def _begin_leap(self, now_s: float) -> bool:
+        left = self._rounds_left()
+        if left < SHORTEST_LEAP:
+            return False
+        steady = self.scheduler.steady()
+        if steady is None or steady.decodes != len(self._rows):
+            return False
+        steps = min(left, steady.steps)
+        if steps < SHORTEST_LEAP:
+            return False
+        lines = self._model.decode_lines(steady.decodes)
+        self._leap = _Leap(now_s, steps, steady.decodes, steady.context_tokens, lines, self._round_s)
+        span_s = run_s(lines, steady.decodes, steady.context_tokens, steps)
+        self._wake_at(now_s + span_s * self.slow)
+        return True
+
+    def _rounds_left(self) -> int:
+        """Rounds before the one that ends a sequence."""
+        ends = self._ends
+        while ends:
+            ends_at, name = ends[0]
+            row = self._rows.get(name)
+            if row is not None and row.ends_at == ends_at:
+                return ends_at - self._rounds - 1
+            heappop(ends)
+        return 0
+
+    def _settle(self, now_s: float) -> None:
+        leap = self._leap
+        if leap is None:
+            return
+        span_s = (now_s - leap.start_s) / self.slow
+        done = steps_within(leap.lines, leap.decodes, leap.context_tokens, leap.steps, span_s)
+        reached_s = leap.start_s + self._run_s(leap, done)
+        self._finish_leap(done, min(reached_s, now_s))
+        self._begin_step(min(reached_s, now_s))
+
+    def _run_s(self, leap: _Leap, steps: int) -> float:
+        return run_s(leap.lines, leap.decodes, leap.context_tokens, steps) * self.slow
+
+    def _finish_leap(self, done: int, now_s: float) -> None:
+        leap, self._leap = self._leap, None
+        if leap is None or not done:
+            return
+        if self._stream:
+            self._stream_leap(leap, done)
+        self.scheduler.leap(done, FILLER)
+        first_s, last_s = self._run_s(leap, 1), self._run_s(leap, done) - self._run_s(leap, done - 1)
+        for row in self._fresh.values():
+            self._itl.add(leap.start_s + first_s - row.last_s)
+        if self._round_s and leap.decodes > len(self._fresh):
+            self._itl.add(leap.start_s + first_s - self._round_s, leap.decodes - len(self._fresh))
+        self._fresh.clear()
+        if done > 1:
+            self._itl.add_series(first_s, last_s, done - 1, leap.decodes)
+        self._rounds += done
+        self.steps += done
+        self.decode_s += now_s - leap.start_s
+        self._round_s = now_s
+        events = self.scheduler.drain_events()
+        self._say(now_s, events)
+        self.note_memory()
+
+    def _stream_leap(self, leap: _Leap, done: int) -> None:
+        tokens = [
+            TokenOut(
+                request_id=name,
+                attempt=self._lives[name].attempt,
+                index=row.base + self._rounds + i,
+                token_id=FILLER,
+            )
+            for name, row in self._rows.items()
+            for i in range(done)
+        ]
+        self._timeline.say(self, StepReport(t_s=leap.start_s, tokens=tuple(tokens)))
+
+    # ------------------------------------------------------------ what goes out
+
+    def _say(
+        self,
+        now_s: float,
+        events: Sequence[WorkerEvent],
+        tokens: tuple[TokenOut, ...] = (),
+        decoded: Mapping[RequestId, None] = MappingProxyType({}),
+        with_stats: bool = False,
+    ) -> None:
+        for event in events:
+            if isinstance(event, Finished | Bounced | Dropped | PrefillDone):
+                self._part(
+                    event.request_id, discarded=isinstance(event, Dropped) and event.request_id in decoded
+                )
+        if not events and not tokens:
+            return
+        stats = None
+        if with_stats:
+            stats = self.stats()
+            self.peak_held_blocks = max(self.peak_held_blocks, stats.held_blocks)
+        self._timeline.say(self, StepReport(t_s=now_s, events=tuple(events), tokens=tokens, stats=stats))
+
+    def _part(self, name: RequestId, discarded: bool) -> None:
+        """It decodes here no longer: what its client has is written down. ``discarded``: not the token of
+        the step
+        in which it was dropped."""
+        row = self._rows.pop(name, None)
+        if row is None:
+            return
+        fresh = self._fresh.pop(name, None)
+        live = self._lives.get(name)
+        if live is not None:
+            live.emitted = row.base + self._rounds - discarded
+            live.last_token_s = row.last_s if fresh is not None else self._round_s
+
+    def _wake_at(self, t_s: float) -> None:
+        self._ticket += 1
+        self._timeline.wake_at(self, t_s, self._ticket)
