@@ -18,8 +18,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """One request as a workload has it. Times in seconds from the start of the workload.
 
     ``hash_ids`` names the blocks of the prompt, ``Workload.block_tokens`` tokens each and the last one
-    possibly
-    partly filled: equal leading ids mean equal prefixes. Empty: nothing is known, nothing is shared.
+    possibly partly filled: equal leading ids mean equal prefixes. Empty: nothing is known, nothing is shared.
     """
 
     t_s: float
@@ -30,8 +29,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of one session run one after the other, in the order of the workload."""
     delay_s: float | None = None
     """Pause after the end of the session's request before (a tool's run, a person's reading). Then ``t_s``
-    is only
-    the earliest time. None: starts at ``t_s`` whatever its session does."""
+    is only the earliest time. None: starts at ``t_s`` whatever its session does."""
     priority: int = 0
     max_tokens: int | None = None
     """What the client allows; None: its true output length is not known to anyone before it ends."""
