@@ -55,14 +55,16 @@ class FixedCost:
         """See `CostModel`."""
         return (0.009 + 0.001 * batch) * self._slow(worker_id)
 
-    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int) -> float:
+    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
         """See `CostModel`."""
         return 0.002
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
         """See `CostModel`."""
 
-    def observe_handoff(self, source: WorkerId, target: WorkerId, tokens: int, handoff_s: float) -> None:
+    def observe_handoff(
+        self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float, handoff_s: float
+    ) -> None:
         """See `CostModel`."""
         self.handoffs.append((source, target, tokens, handoff_s))
 

@@ -61,7 +61,7 @@ class Attempt:
     asked: dict[LeaseId, tuple[int, ...]] = field(default_factory=dict[LeaseId, tuple[int, ...]])
     """Borrowed leases and the indices, in the sequence, of the blocks that were asked for."""
     reserved: bool = False
-    prefill_started: bool = False
+    prefill_began_s: float = 0.0
     prefilled_s: float = 0.0
     handed_blocks: int = 0
     computed_tokens: int = 0

@@ -51,7 +51,7 @@ class Handoff:
 
     def prefill_started(self, attempt: Attempt, event: PrefillStarted, said_s: float) -> None:
         """The first chunk is in a step: the prompt will be done, however long it takes."""
-        attempt.prefill_started = True
+        attempt.prefill_began_s = said_s
         self._timers.cancel(attempt.timer)
         if attempt.after is not None:
             return
@@ -84,7 +84,11 @@ class Handoff:
         else:
             job.handoff = _handed_over(attempt, said.said_s, event.copied_bytes)
             self._cost.observe_handoff(
-                attempt.prefill.worker_id, said.worker_id, attempt.computed_tokens, job.handoff.handoff_s
+                source=attempt.prefill.worker_id,
+                target=said.worker_id,
+                tokens=attempt.computed_tokens,
+                prefill_s=max(0.0, attempt.prefilled_s - attempt.prefill_began_s),
+                handoff_s=job.handoff.handoff_s,
             )
         if attempt.plan.pair.streamed:
             self._attempts.give_leases_back(attempt)

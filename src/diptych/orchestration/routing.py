@@ -182,7 +182,7 @@ class Router:
         prefill, decode = pair.prefill.worker_id, pair.decode.worker_id
         queue_s = self._cost.prefill_s(prefill, pair.prefill_account.prefill_tokens, 0)
         prefill_s = self._cost.prefill_s(prefill, pair.new_tokens, pair.cached_tokens)
-        handoff_s = self._cost.handoff_s(prefill, decode, pair.tokens) if pair.split else 0.0
+        handoff_s = self._cost.handoff_s(prefill, decode, pair.tokens, prefill_s) if pair.split else 0.0
         others = pair.decode_account.decodes
         context_tokens = pair.decode_account.context_tokens + pair.tokens
         step_s = self._cost.decode_step_s(decode, others + 1, context_tokens)

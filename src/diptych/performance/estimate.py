@@ -45,16 +45,18 @@ class CostModel(Protocol):
         """Seconds of one step that decodes ``batch`` sequences of ``context_tokens`` tokens altogether."""
         ...
 
-    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int) -> float:
-        """Seconds from the end of a prefill of ``tokens`` tokens at ``source`` until ``target`` may decode
-        from them."""
+    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
+        """Seconds from the end of a prefill at ``source`` until ``target`` may decode from its ``tokens``
+        tokens. ``prefill_s``: how long it takes, for layers may leave while later ones are computed."""
         ...
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
         """Learn from a report of one incarnation (totals only rise, or start again from nothing)."""
         ...
 
-    def observe_handoff(self, source: WorkerId, target: WorkerId, tokens: int, handoff_s: float) -> None:
+    def observe_handoff(
+        self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float, handoff_s: float
+    ) -> None:
         """Learn from one handoff: what `handoff_s` would have been asked, and what it took."""
         ...
 
@@ -105,9 +107,9 @@ class ObservedCost:
         usual_batch = max(1.0, self._rate(worker_id, lambda seen: seen.decode_batch, 1.0))
         return step_s * (DECODE_FIXED_SHARE + (1 - DECODE_FIXED_SHARE) * batch / usual_batch)
 
-    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int) -> float:
+    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
         """See `CostModel`."""
-        del source, tokens
+        del source, tokens, prefill_s
         return self._rate(target, lambda seen: seen.handoff_s, DEFAULT_HANDOFF_S)
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
@@ -118,9 +120,11 @@ class ObservedCost:
         _follow_prefill(seen, before, stats)
         _follow_decode(seen, before, stats)
 
-    def observe_handoff(self, source: WorkerId, target: WorkerId, tokens: int, handoff_s: float) -> None:
+    def observe_handoff(
+        self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float, handoff_s: float
+    ) -> None:
         """See `CostModel`."""
-        del source, tokens
+        del source, tokens, prefill_s
         seen = self._workers.setdefault(target, _Observed())
         seen.handoff_s.follow(max(0.0, handoff_s), 1 - exp(-1 / MEMORY_HANDOFFS))
 
