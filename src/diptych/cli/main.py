@@ -20,6 +20,7 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "serve": ("diptych.cli.serve:serve", "Serve a model over HTTP on pools of prefill and decode workers."),
+    "simulate": ("diptych.cli.simulate:simulate", "Run a workload on a cluster spec in virtual time."),
     "generate": ("diptych.cli.generate:generate", "Run one prompt through the same path, without HTTP."),
     "doctor": ("diptych.cli.doctor:doctor", "Check what this machine offers and what is missing."),
     "config": ("diptych.cli.config:app", "Show or validate a cluster spec, or print its JSON schema."),
