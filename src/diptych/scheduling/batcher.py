@@ -83,8 +83,11 @@ class Batcher:
             return True
         if roster.prefills.head is None:
             return False
-        need = prompt_need(roster.prefills.head, self._pool)
-        return self._fits_now(need) or not can_ever_fit(need, self._pool)
+        return not self.must_wait(prompt_need(roster.prefills.head, self._pool))
+
+    def must_wait(self, need: PromptNeed) -> bool:
+        """Whether a prompt that needs so much is neither admitted nor bounced now."""
+        return can_ever_fit(need, self._pool) and not self._fits_now(need)
 
     # ------------------------------------------------------------ decodes
 

@@ -83,6 +83,10 @@ class BlockPool:
         """Blocks that can be taken by whoever has no reservation."""
         return self.free_blocks + self.cached_blocks - self._reserved
 
+    def obtainable_before(self, block_ids: Sequence[BlockId]) -> int:
+        """Blocks that can be taken before the first of these (held or idle) is evicted."""
+        return self.free_blocks + self._cache.idle_before(frozenset(block_ids))
+
     @property
     def leases(self) -> Mapping[LeaseId, tuple[BlockId, ...]]:
         """Blocks of each lease."""

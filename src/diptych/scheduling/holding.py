@@ -39,16 +39,10 @@ class PromptNeed:
 
 
 def prompt_need(sequence: Sequence, pool: BlockPool) -> PromptNeed:
-    """Match the longest prefix of whole blocks, block 0 first: lent block, else cached block, else stop.
-
-    The last token is never matched, since something must be computed to sample from. A request that wants
-    `prompt_logprobs` needs every position's logits and matches nothing.
-    """
+    """Match the longest prefix of whole blocks, block 0 first: lent block, else cached block, else stop."""
     prefix: list[BlockId] = []
     local: list[BlockId] = []
-    reads = sequence.work.sampling.prompt_logprobs is None
-    limit = (len(sequence.tokens) - 1) // sequence.block_tokens if reads else 0
-    for index in range(limit):
+    for index in range(sequence.matchable_blocks):
         block_id = sequence.borrowed.get(index)
         if block_id is None:
             block_id = pool.find(sequence.block_hash(index))
@@ -93,8 +87,12 @@ def seat_import(sequence: Sequence, pool: BlockPool) -> tuple[tuple[BlockId, Blo
 def grow(sequence: Sequence, pool: BlockPool) -> bool:
     """Make sure that the next token has a block: from the reservation first, then from what is available.
     False: no room, nothing has changed."""
-    if sequence.missing_blocks <= 0:
-        return True
+    return sequence.missing_blocks <= 0 or take_block(sequence, pool)
+
+
+def take_block(sequence: Sequence, pool: BlockPool) -> bool:
+    """One more block, from the reservation first, then from what is available. False: no room, nothing has
+    changed."""
     if sequence.reserved_blocks:
         sequence.reserved_blocks -= 1
         block_id = pool.draw()
@@ -112,6 +110,13 @@ def publish_full(sequence: Sequence, pool: BlockPool) -> None:
     for index in range(sequence.settled_blocks, sequence.full_blocks):
         pool.publish(sequence.block_hash(index), sequence.block_table[index])
     sequence.settled_blocks = max(sequence.settled_blocks, sequence.full_blocks)
+
+
+def publish_block(sequence: Sequence, pool: BlockPool) -> None:
+    """Name the next block that has no name yet; the caller knows that it is full."""
+    index = sequence.settled_blocks
+    pool.publish(sequence.block_hash(index), sequence.block_table[index])
+    sequence.settled_blocks = index + 1
 
 
 def export(sequence: Sequence, pool: BlockPool) -> None:

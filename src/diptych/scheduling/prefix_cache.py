@@ -28,6 +28,13 @@ class PrefixCache:
         """How many blocks may be evicted."""
         return len(self._idle)
 
+    def idle_before(self, block_ids: frozenset[BlockId]) -> int:
+        """Blocks that are evicted before the first of these is."""
+        for place, block_id in enumerate(self._idle):
+            if block_id in block_ids:
+                return place
+        return len(self._idle)
+
     def find(self, block_hash: BlockHash) -> BlockId | None:
         """The block with this content, if there is one."""
         return self._block_of.get(block_hash)

@@ -35,7 +35,7 @@ from diptych.domain.events import (
     ReserveRefused,
     WorkerEvent,
 )
-from diptych.domain.ids import BlockId, LeaseId, RequestId
+from diptych.domain.ids import BlockId, LeaseId, RequestId, TokenId
 from diptych.domain.request import FinishReason, Phase, PromptLogprobs, Sampled, TokenOut
 from diptych.domain.step import Slice, StepPlan, StepResult
 from diptych.domain.worker import WorkerStats
@@ -43,6 +43,7 @@ from diptych.scheduling.batcher import Batch, Batcher
 from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.config import SchedulerConfig
 from diptych.scheduling.holding import export, give_back, publish_full
+from diptych.scheduling.leaping import Leaper, Steady
 from diptych.scheduling.queues import Roster
 from diptych.scheduling.sequence import Sequence
 
@@ -93,6 +94,7 @@ class Scheduler:
         self._pool = BlockPool(config.arena, adopted)
         self._roster = Roster()
         self._batcher = Batcher(config, self._roster, self._pool)
+        self._leaper = Leaper(config, self._roster, self._pool, self._batcher)
         self._latest: dict[RequestId, Sequence] = {}
         self._promises: dict[RequestId, Sequence] = {}  # expected here; blocks are reserved for them
         self._flight: _Flight | None = None
@@ -344,6 +346,30 @@ class Scheduler:
                 computed_tokens=sequence.computed,
             )
         )
+
+    # ------------------------------------------------------------ leap
+
+    def steady(self) -> Steady | None:
+        """What lies ahead if the next step, and perhaps many after it, only decodes; None if it does anything
+        else. Raises `Bug` while a step is under way."""
+        if self._flight is not None:
+            raise Bug("a leap is asked for while a step is under way")
+        return self._leaper.steady()
+
+    def leap(self, steps: int, token_id: TokenId) -> None:
+        """Leave what ``steps`` rounds of plan and commit would leave if each sampled ``token_id`` for every
+        sequence; nobody is given the tokens. Raises `Bug` for more steps than are `steady`."""
+        steady = self.steady()
+        if steps < 0 or steps > (steady.steps if steady else 0):
+            raise Bug(f"a leap over {steps} steps, steady is {steady}")
+        if steady is None or not steps:
+            return
+        self._leaper.leap(steps, token_id)
+        self._ended = []  # the first of these steps would have told the engine
+        self._planned_steps += steps
+        self._totals.steps += steps
+        self._totals.decode_steps += steps
+        self._totals.decode_tokens += steps * steady.decodes
 
     # ------------------------------------------------------------ looking in
 

@@ -115,6 +115,15 @@ class Sequence:
         return self.computed // self.block_tokens
 
     @property
+    def matchable_blocks(self) -> int:
+        """Leading blocks that need no computing if they are found. The last token is never matched, since
+        something must be computed to sample from; a request that wants `prompt_logprobs` needs every
+        position's logits and matches nothing."""
+        if self.work.sampling.prompt_logprobs is not None:
+            return 0
+        return (len(self.tokens) - 1) // self.block_tokens
+
+    @property
     def missing_blocks(self) -> int:
         """Blocks that the tokens need beyond those in the table."""
         return blocks_for(len(self.tokens), self.block_tokens) - len(self.block_table)
@@ -130,6 +139,15 @@ class Sequence:
             tokens = self.tokens[start : start + self.block_tokens]
             self.hashes.extend(extend_hashes(parent, tokens, self.block_tokens))
         return self.hashes[index]
+
+    def block_name(self, index: int) -> BlockHash:
+        """Hash of full block ``index``; of the root for -1."""
+        return self.work.cache_root if index < 0 else self.block_hash(index)
+
+    @property
+    def steps_left(self) -> int:
+        """Decode steps before the one that reaches the limit of the output."""
+        return self.work.sampling.max_tokens - self.output_tokens - 1
 
     def append(self, token_id: TokenId) -> FinishReason | None:
         """Add a sampled token; says whether it is the last one. (`min_tokens` is the sampler's rule.)"""

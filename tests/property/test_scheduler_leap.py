@@ -1,0 +1,226 @@
+"""A leap leaves what stepping leaves: two schedulers get the same orders, one steps, one leaps, and their
+whole states are compared. And a leap is as long as it can be."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from diptych.domain.commands import (
+    DropWork,
+    LeaseBlocks,
+    ReleaseLease,
+    Reserve,
+    StartDecode,
+    StartPrefill,
+    WorkerCommand,
+)
+from diptych.domain.errors import Bug
+from diptych.domain.events import BlocksCached, BlocksEvicted, Reserved, WorkerEvent
+from diptych.domain.ids import LeaseId, RequestId
+from diptych.domain.kv import blocks_for
+from diptych.domain.request import Sampled, SamplingParams
+from diptych.domain.step import StepPlan, StepResult
+from diptych.domain.worker import Arena
+from diptych.scheduling import Scheduler, SchedulerConfig
+from support.scheduler_state import prefilling, state_of
+from support.works import make_work
+
+BLOCK_TOKENS = 3
+ARENA = Arena(0, 14)
+FOREIGN = 1000
+"""Block ids from here on belong to others."""
+TOKEN = 1
+"""What every sequence samples; prompts are made of it too, so that outputs become prefixes of prompts."""
+
+pick = st.integers(0, 1000)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One arrival. ``growth``: blocks reserved if it is prefilled elsewhere; ``borrow``: leading blocks of
+    the prompt that others lend."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    priority: int
+    elsewhere: bool
+    growth: int
+    borrow: int
+
+
+asks = st.builds(
+    Ask,
+    prompt=st.lists(st.sampled_from((TOKEN, TOKEN, TOKEN, 2)), min_size=1, max_size=14).map(tuple),
+    max_tokens=st.integers(1, 40),
+    priority=st.integers(0, 1),
+    elsewhere=st.booleans(),
+    growth=st.integers(0, 4),
+    borrow=st.integers(0, 5),
+)
+
+
+def flat(events: list[WorkerEvent]) -> list[object]:
+    """Events with the news about the cache one by one: a leap tells them in longer runs."""
+    found: list[object] = []
+    for event in events:
+        match event:
+            case BlocksCached():
+                found += zip(event.hashes, event.block_ids, strict=True)
+            case BlocksEvicted():
+                found += event.hashes
+            case _:
+                found.append(event)
+    return found
+
+
+def step(scheduler: Scheduler) -> tuple[StepPlan | None, list[WorkerEvent]]:
+    """One whole step in which everyone samples the same."""
+    plan = scheduler.plan()
+    events = scheduler.drain_events()
+    if plan is not None:
+        sampled = {piece.request_id: Sampled(TOKEN) for piece in plan.slices if piece.sample}
+        events += scheduler.commit(plan, StepResult(sampled=sampled)).events
+    return plan, events
+
+
+def only_decodes(plan: StepPlan | None, running: int, prefilling: bool) -> bool:
+    """Whether a step decoded what had run before it and did nothing else."""
+    if plan is None or prefilling or plan.new or plan.copies:
+        return False
+    return len(plan.slices) == running
+
+
+class LeapMachine(RuleBasedStateMachine):
+    @initialize(
+        budget=st.integers(1, 8),
+        running=st.integers(1, 6),
+        cache=st.booleans(),
+        first=st.lists(asks, min_size=1, max_size=6),
+    )
+    def morning(self, budget: int, running: int, cache: bool, first: list[Ask]) -> None:
+        self.config = SchedulerConfig(ARENA, BLOCK_TOKENS, budget, running, 64, cache)
+        self.stepper = Scheduler(self.config)
+        self.leaper = Scheduler(self.config)
+        self.works: list[RequestId] = []
+        self.leases: list[LeaseId] = []
+        self.max_tokens: dict[RequestId, int] = {}
+        for item in first:
+            self.arrive(item)
+
+    def _tell(self, command: WorkerCommand) -> list[WorkerEvent]:
+        events = self.stepper.handle(command)
+        assert flat(events) == flat(self.leaper.handle(command))
+        return events
+
+    @rule(item=asks)
+    def arrive(self, item: Ask) -> None:
+        name = f"r{len(self.works):03}"
+        sampling = SamplingParams(max_tokens=item.max_tokens, seed=0)
+        work = make_work(
+            name,
+            item.prompt,
+            sampling,
+            block_tokens=BLOCK_TOKENS,
+            priority=item.priority,
+            arrival_s=float(len(self.works)),
+        )
+        self.works.append(work.request_id)
+        if not item.elsewhere:
+            self._tell(StartPrefill(work, {index: FOREIGN + index for index in range(item.borrow)}))
+            return
+        if item.max_tokens > 1 and isinstance(self._tell(Reserve(work, item.growth))[-1], Reserved):
+            blocks = tuple(range(FOREIGN, FOREIGN + blocks_for(len(item.prompt), BLOCK_TOKENS)))
+            self._tell(StartDecode(work.request_id, 1, (TOKEN,), blocks, len(item.prompt)))
+
+    @precondition(lambda self: self.works)
+    @rule(which=pick)
+    def drop(self, which: int) -> None:
+        self._tell(DropWork(self.works[which % len(self.works)], 1))
+
+    @precondition(lambda self: self.works)
+    @rule(length=st.integers(1, 5))
+    def lend(self, length: int) -> None:
+        hashes = make_work("", (TOKEN,) * 15, SamplingParams(max_tokens=1, seed=0), block_tokens=BLOCK_TOKENS)
+        self.leases.append(LeaseId(f"lease-{len(self.leases)}"))
+        self._tell(LeaseBlocks(self.leases[-1], hashes.block_hashes[:length]))
+
+    @precondition(lambda self: self.leases)
+    @rule(which=pick)
+    def take_back(self, which: int) -> None:
+        self._tell(ReleaseLease(self.leases[which % len(self.leases)]))
+
+    @rule(steps=st.integers(1, 4))
+    def steps(self, steps: int) -> None:
+        for _ in range(steps):
+            first, second = step(self.stepper), step(self.leaper)
+            assert first[0] == second[0]
+            assert flat(first[1]) == flat(second[1])
+
+    @rule(share=st.integers(1, 4))
+    def leap(self, share: int) -> None:
+        """All of the steps that are ahead, or a part of them."""
+        steady = self.leaper.steady()
+        if steady is None or not steady.steps:
+            return
+        with pytest.raises(Bug):
+            self.leaper.leap(steady.steps + 1, TOKEN)
+        steps = -(-steady.steps // share)
+        events: list[WorkerEvent] = []
+        for number in range(steps):
+            ahead = self.stepper.steady()
+            assert ahead is not None
+            assert ahead.steps >= steady.steps - number
+            assert not prefilling(self.stepper)
+            plan, said = step(self.stepper)
+            assert plan is not None
+            assert only_decodes(plan, ahead.decodes, False), (plan, said)
+            assert len(plan.slices) == steady.decodes == ahead.decodes
+            assert sum(piece.start for piece in plan.slices) == ahead.context_tokens
+            assert ahead.context_tokens == steady.context_tokens + number * steady.decodes
+            events += said
+        self.leaper.leap(steps, TOKEN)
+        assert flat(events) == flat(self.leaper.drain_events())
+
+    @rule()
+    def leap_is_longest(self) -> None:
+        """After a whole leap the next step ends somebody or does something new, unless a block has just been
+        named that a waiting prompt could have asked for. With no leap ahead, the same."""
+        scheduler = copy.deepcopy(self.leaper)
+        steady = scheduler.steady()
+        waited_for = False
+        if steady is not None and steady.steps:
+            scheduler.leap(steady.steps, TOKEN)
+            news = scheduler.drain_events()
+            waited_for = any(isinstance(event, BlocksCached) for event in news) and self._looks(scheduler)
+        again = scheduler.steady()
+        if waited_for:
+            return
+        assert again is None or not again.steps
+        if again is None and self._looks(scheduler):
+            return  # a prompt that had room but for the growth of this very step
+        running, chunks = scheduler.stats().running, prefilling(scheduler)
+        plan, _ = step(scheduler)
+        ended = scheduler.stats().running < running
+        assert ended or not only_decodes(plan, running, chunks)
+
+    def _looks(self, scheduler: Scheduler) -> bool:
+        stats = scheduler.stats()
+        full = stats.running == min(self.config.max_running, self.config.token_budget)
+        return bool(stats.waiting) and not full
+
+    @invariant()
+    def states_agree(self) -> None:
+        if hasattr(self, "leaper"):
+            self.leaper.check()
+            assert state_of(self.stepper) == state_of(self.leaper)
+            assert self.stepper.stats() == self.leaper.stats()
+
+
+TestLeap = LeapMachine.TestCase
+TestLeap.settings = settings(max_examples=150, stateful_step_count=25, deadline=None, derandomize=True)

@@ -1,0 +1,47 @@
+"""All that a scheduler is, as plain values: two schedulers with equal states behave alike from now on. Knows
+the private parts of the scheduling package by walking them, so that new ones are compared too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from diptych.domain.request import Phase
+from diptych.scheduling import Scheduler
+
+MEMOS = {"hashes", "_config"}
+"""Names of what follows from the rest."""
+
+
+def state_of(scheduler: Scheduler) -> Any:
+    """Nested dicts, lists and plain values, comparable with ``==``."""
+    return _plain(scheduler, {})
+
+
+def _plain(value: Any, seen: dict[int, int]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str | bytes | range):
+        return value
+    if isinstance(value, msgspec.Struct):
+        return value  # frozen words of the domain
+    if isinstance(value, dict):
+        # The order counts for idle blocks; elsewhere it is the same if all else is.
+        return [(_plain(key, seen), _plain(item, seen)) for key, item in value.items()]
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, seen) for item in value]
+    if id(value) in seen:
+        return f"object {seen[id(value)]}"
+    seen[id(value)] = len(seen)
+    return {name: _plain(getattr(value, name), seen) for name in _names(value) if name not in MEMOS}
+
+
+def _names(value: Any) -> list[str]:
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    return sorted({*slots, *getattr(value, "__dict__", ())})
+
+
+def prefilling(scheduler: Scheduler) -> bool:
+    """Whether a running sequence is still in its prompt."""
+    return any(sequence.phase is Phase.PREFILL for sequence in scheduler._roster.running)
