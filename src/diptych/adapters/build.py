@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
+from diptych.adapters.modelled import ModelledAdapter, ModelledEngine, modelled_layout, steps_for
 from diptych.adapters.native import NativeOptions, build_native_engine
 from diptych.adapters.protocol import EngineAdapter
 from diptych.adapters.toy import ToyAdapter, ToyEngine, toy_layout
@@ -26,7 +27,7 @@ class NativeEngine(msgspec.Struct, frozen=True, tag="native", kw_only=True):
     device: str = "cpu"
 
 
-EngineSpec: TypeAlias = NativeEngine | ToyEngine
+EngineSpec: TypeAlias = NativeEngine | ToyEngine | ModelledEngine
 """What to build, in a form that travels over the wire. Closed: names of code never travel."""
 
 
@@ -51,6 +52,9 @@ def build_engine(spec: EngineSpec, memory: EngineMemory, *, seed: int, threads: 
         case ToyEngine():
             toy = ToyAdapter(spec, toy_layout(memory.block_tokens), memory.buffer, memory.blocks)
             return BuiltEngine(toy, {"engine": "toy", "numerics": "exact"})
+        case ModelledEngine():
+            modelled = ModelledAdapter(steps_for(spec), modelled_layout(memory.block_tokens), spec.vocab_size)
+            return BuiltEngine(modelled, {"engine": "modelled", "numerics": "none: tokens mean nothing"})
         case NativeEngine():
             return _build_native(spec, memory, seed=seed, threads=threads)
         case _:

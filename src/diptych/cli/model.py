@@ -6,6 +6,7 @@ Knows: how a model gets its name. Does not know: weights.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from diptych.builtin import BUILTIN_MODEL_NAME, builtin_model_dir
@@ -23,6 +24,8 @@ def served_model(spec: ClusterSpec, cluster: Cluster) -> ServedModel:
 
     Random weights need no tokeniser of their own: without one, the built-in model's serves.
     """
+    if cluster.choice.name == "modelled":
+        return _stand_in(spec, cluster)
     lent = spec.model.load_format == "dummy" and not (cluster.model_dir / TOKENIZER_FILE).is_file()
     model = load_served_model(
         cluster.model_dir,
@@ -34,6 +37,13 @@ def served_model(spec: ClusterSpec, cluster: Cluster) -> ServedModel:
     if lent:
         _warn(model)
     return model
+
+
+def _stand_in(spec: ClusterSpec, cluster: Cluster) -> ServedModel:
+    """A cost model under the modelled network's name: the built-in model lends its tokens, not its limits."""
+    names = spec.model.served_names or (spec.model.path.rstrip("/").rsplit("/", 1)[-1],)
+    lender = load_served_model(cluster.model_dir, names=names, block_tokens=spec.kv.block_tokens)
+    return replace(lender, max_model_tokens=cluster.max_model_tokens)
 
 
 def _warn(model: ServedModel) -> None:

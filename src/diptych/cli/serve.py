@@ -9,7 +9,8 @@ import asyncio
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from diptych.cli.options import ClusterFlags, HttpFlags, LogFlags
 
@@ -32,6 +33,8 @@ def serve(
     target: str | None = None,
     /,
     *,
+    engine: Literal["native", "modelled"] = "native",
+    profile: Path | None = None,
     cluster: ClusterFlags = ClusterFlags(),
     http: HttpFlags = HttpFlags(),
     logs: LogFlags = LogFlags(),
@@ -44,31 +47,44 @@ def serve(
     ----------
     target: str
         A model (directory, hub name or 'builtin') or a spec file (.yaml).
+    engine: str
+        'modelled': workers only take the time that the spec's hardware or profile would; tokens mean nothing.
+    profile: Path
+        What `diptych calibrate` wrote: placement then starts from measured speeds instead of guesses.
     """
     import uvloop
 
     from diptych.cli.http import listen, server_config
     from diptych.cli.logs import configure
+    from diptych.cli.profile import with_profile
     from diptych.cli.spec import resolve
 
-    spec = resolve(target, cluster, os.environ).spec
+    spec = with_profile(resolve(target, cluster, os.environ).spec, profile)
     config = server_config(http, os.environ)
     configure(logs)
     with (
         listen(config.host, config.port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
     ):
-        if not loop.run(_run(spec, config, listener, quiet=logs.log_format == "json")):
+        if not loop.run(_run(spec, engine, config, listener, quiet=logs.log_format == "json")):
             sys.exit(EXIT_INTERRUPTED)
 
 
-async def _run(spec: ClusterSpec, config: ServerConfig, listener: socket.socket, *, quiet: bool) -> bool:
+async def _run(
+    spec: ClusterSpec,
+    engine: Literal["native", "modelled"],
+    config: ServerConfig,
+    listener: socket.socket,
+    *,
+    quiet: bool,
+) -> bool:
     """Whether the cluster was started before a signal came.
 
     The server answers from the first moment, so that probes see "alive, not ready" instead of nothing.
     """
     from rich.console import Console
 
+    from diptych.cli.engine import engine_of
     from diptych.cli.hosting import HttpHost, Stopper
     from diptych.cli.model import served_model
     from diptych.cli.starting import StartProgress
@@ -78,7 +94,7 @@ async def _run(spec: ClusterSpec, config: ServerConfig, listener: socket.socket,
 
     stopper, console = Stopper(), Console(stderr=True, quiet=quiet)
     progress, started = StartProgress(console), False
-    cluster = Cluster(spec, progress=progress.say)
+    cluster = Cluster(spec, engine=engine_of(spec, engine), progress=progress.say)
     model = served_model(spec, cluster)
 
     async def life() -> DiptychError:

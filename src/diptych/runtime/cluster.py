@@ -72,7 +72,9 @@ class Cluster:
         """
         self.spec = spec
         self.choice: EngineChoice = choose_engine(spec, engine)
-        self.shares: tuple[WorkerShare, ...] = deal(spec, self.choice.layout, usable_cores())
+        self.shares: tuple[WorkerShare, ...] = deal(
+            spec, self.choice.layout, usable_cores(), self.choice.arena_blocks
+        )
         self._progress: Progress = progress or (lambda _: None)
         self._orchestrator = Orchestrator(
             spec.limits, ObservedCost(), max_model_tokens=self.choice.max_model_tokens, slo=spec.slo
@@ -278,7 +280,7 @@ class Cluster:
 
     def _setup(self, segment: SharedSegment) -> Setup:
         return Setup(
-            engine=self.choice.engine,
+            engines=self.choice.engines,
             layout=self.choice.layout,
             domain_id=DOMAIN,
             domain_blocks=self._domain_blocks,

@@ -5,7 +5,7 @@ Knows: pools, cores, arenas. Does not know: processes, the orchestrator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -35,10 +35,20 @@ class WorkerShare(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
 
 
-def deal(spec: ClusterSpec, layout: KVLayout, machine_cores: Sequence[int]) -> tuple[WorkerShare, ...]:
-    """A share for every worker, in the order of the pools. Raises `SpecError` when there is too little."""
+def deal(
+    spec: ClusterSpec,
+    layout: KVLayout,
+    machine_cores: Sequence[int],
+    arena_blocks: Mapping[str, int] | None = None,
+) -> tuple[WorkerShare, ...]:
+    """A share for every worker, in the order of the pools. ``arena_blocks``: blocks of a worker by pool,
+    instead
+    of a part of the KV memory. Raises `SpecError` when there is too little."""
     names = [(pool, index) for pool in spec.pools for index in range(pool.workers)]
-    arenas = deal_arenas(spec.kv.memory_bytes, layout, [pool.role for pool, _ in names])
+    if arena_blocks is None:
+        arenas = deal_arenas(spec.kv.memory_bytes, layout, [pool.role for pool, _ in names])
+    else:
+        arenas = _side_by_side([arena_blocks[pool.name] for pool, _ in names])
     cores = deal_cores(spec.pools, machine_cores)
     return tuple(
         WorkerShare(
@@ -63,11 +73,12 @@ def deal_arenas(memory_bytes: int, layout: KVLayout, roles: Sequence[Role]) -> t
             f"kv.memory_bytes {memory_bytes} gives one of {len(roles)} workers only "
             f"{unit_blocks * min(weights)} blocks of {layout.block_bytes} bytes; set it to at least {needed}"
         )
-    starts = accumulate((weight * unit_blocks for weight in weights), initial=0)
-    return tuple(
-        Arena(start=start, blocks=weight * unit_blocks)
-        for start, weight in zip(starts, weights, strict=False)
-    )
+    return _side_by_side([weight * unit_blocks for weight in weights])
+
+
+def _side_by_side(sizes: Sequence[int]) -> tuple[Arena, ...]:
+    starts = accumulate(sizes, initial=0)
+    return tuple(Arena(start=start, blocks=blocks) for start, blocks in zip(starts, sizes, strict=False))
 
 
 def deal_cores(pools: Sequence[PoolSpec], machine_cores: Sequence[int]) -> tuple[tuple[int, ...], ...]:

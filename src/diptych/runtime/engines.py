@@ -5,36 +5,49 @@ Knows: model directories and `config.json`. Does not know: weights, torch, proce
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from diptych.adapters.build import EngineSpec, NativeEngine
+from diptych.adapters.modelled import ModelledEngine, modelled_layout
 from diptych.adapters.toy import ToyEngine, toy_layout
+from diptych.builtin import builtin_model_dir
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.errors import SpecError
+from diptych.domain.fleet import ProfileSpec
 from diptych.domain.kv import KVLayout
 from diptych.models.resolve import read_model_shape, resolve_model_dir
 from diptych.performance.model_shape import ModelShape
 
-EngineName: TypeAlias = Literal["native", "toy"] | ToyEngine
-"""By name with its defaults, or a toy with settings of its own."""
+
+@dataclass(frozen=True)
+class ModelledPools:
+    """Cost models instead of devices: one profile for each pool, and the longest prompt plus output."""
+
+    profiles: Mapping[str, ProfileSpec]
+    max_model_tokens: int
+
+
+EngineName: TypeAlias = Literal["native", "toy"] | ToyEngine | ModelledPools
+"""By name with its defaults, a toy with settings of its own, or cost models."""
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """The engine of all workers of a cluster."""
+    """The engines of a cluster's workers."""
 
-    engine: EngineSpec
+    engines: Mapping[str, EngineSpec]
+    """By pool."""
     model_dir: Path
     shape: ModelShape
     layout: KVLayout
     max_model_tokens: int
-
-    @property
-    def name(self) -> str:
-        """What kind of engine it is."""
-        return "toy" if isinstance(self.engine, ToyEngine) else "native"
+    name: str
+    """What kind of engine it is."""
+    arena_blocks: Mapping[str, int] | None = None
+    """Blocks of a worker by pool, where the engines say it; else the KV memory is dealt out."""
 
 
 def choose_engine(spec: ClusterSpec, engine: EngineName) -> EngineChoice:
@@ -43,19 +56,43 @@ def choose_engine(spec: ClusterSpec, engine: EngineName) -> EngineChoice:
     Raises:
         SpecError: no such model directory, a config that is not supported, a limit beyond the model's.
     """
+    if isinstance(engine, ModelledPools):
+        return _modelled(spec, engine)
     model_dir = resolve_model_dir(spec.model.path)
     shape = read_model_shape(model_dir)
     built = _engine_spec(spec, engine, model_dir, shape)
     return EngineChoice(
-        engine=built,
+        engines={pool.name: built for pool in spec.pools},
         model_dir=model_dir,
         shape=shape,
         layout=_layout(spec, built, shape),
         max_model_tokens=_max_model_tokens(spec, shape),
+        name="toy" if isinstance(built, ToyEngine) else "native",
     )
 
 
-def _engine_spec(spec: ClusterSpec, engine: EngineName, model_dir: Path, shape: ModelShape) -> EngineSpec:
+def _modelled(spec: ClusterSpec, modelled: ModelledPools) -> EngineChoice:
+    """The built-in model lends its tokens: the network itself is never loaded, so its name may be any."""
+    model_dir = builtin_model_dir()
+    shape = read_model_shape(model_dir)
+    block_tokens = spec.kv.block_tokens
+    return EngineChoice(
+        engines={
+            pool: ModelledEngine(profile=profile.model_dump_json(), vocab_size=shape.vocab)
+            for pool, profile in modelled.profiles.items()
+        },
+        model_dir=model_dir,
+        shape=shape,
+        layout=modelled_layout(block_tokens),
+        max_model_tokens=spec.model.max_model_tokens or modelled.max_model_tokens,
+        name="modelled",
+        arena_blocks={pool: profile.kv_tokens // block_tokens for pool, profile in modelled.profiles.items()},
+    )
+
+
+def _engine_spec(
+    spec: ClusterSpec, engine: Literal["native", "toy"] | ToyEngine, model_dir: Path, shape: ModelShape
+) -> EngineSpec:
     if isinstance(engine, ToyEngine):
         return engine
     if engine == "toy":

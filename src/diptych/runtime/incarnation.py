@@ -77,7 +77,8 @@ class WorkerSink(Protocol):
 class Setup:
     """What all workers of one memory domain have in common."""
 
-    engine: EngineSpec
+    engines: Mapping[str, EngineSpec]
+    """By pool."""
     layout: KVLayout
     domain_id: DomainId
     domain_blocks: int
@@ -242,7 +243,7 @@ class Incarnation:
     def _welcome(self) -> Welcome:
         share, setup = self._share, self._setup
         return Welcome(
-            engine=setup.engine,
+            engine=setup.engines[share.pool.name],
             layout=setup.layout,
             domain_blocks=setup.domain_blocks,
             arena=share.arena,
