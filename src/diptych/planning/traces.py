@@ -14,12 +14,15 @@ from diptych.workload import formats
 from diptych.workload.formats import Reading
 from diptych.workload.making import synthetic
 from diptych.workload.nearest import nearest
+from diptych.workload.readers import servegen
 from diptych.workload.record import Arrival, Workload
 
 HEAD_LINES = 100
 """Lines that are read to tell a format and to say which fields are dropped."""
 HEAD_CHARACTERS = 1 << 20
 """Most characters read of one line for that: a JSON array may be a single line."""
+TRACE_ENDING, DATASET_ENDING = "-trace.csv", "-dataset.json"
+"""ServeGen's two files of a client."""
 
 
 def open_workload(spec: str, reading: Reading | None = None) -> Workload:
@@ -31,6 +34,8 @@ def open_workload(spec: str, reading: Reading | None = None) -> Workload:
     if spec.startswith(synthetic.PREFIX):
         return synthetic.workload(spec, lambda name: open_workload(name, reading))
     path = Path(spec)
+    if path.is_dir():
+        return _servegen(path, (reading or Reading()).seed)
     if not path.is_file():
         raise SpecError(_missing(path))
     found = formats.opened(_head(path), spec, reading or Reading())
@@ -39,6 +44,32 @@ def open_workload(spec: str, reading: Reading | None = None) -> Workload:
         return found.read(_lines(path), spec)
 
     return Workload(spec, arrivals, found.block_tokens, None, (f"{found.name} trace", *found.notes))
+
+
+def _servegen(folder: Path, seed: int) -> Workload:
+    """ServeGen's folder: two small files a client, held while they are drawn from."""
+    names = sorted(
+        (path.name.removesuffix(TRACE_ENDING) for path in folder.glob(f"*{TRACE_ENDING}")),
+        key=lambda name: (len(name), name),
+    )
+    if not names:
+        raise SpecError(
+            f"{folder}: is a folder without ServeGen's clients (chunk-N-trace.csv); name a file in it"
+        )
+
+    def arrivals() -> Iterator[Arrival]:
+        clients = [
+            servegen.Client(
+                name,
+                list(_lines(folder / f"{name}{TRACE_ENDING}")),
+                "".join(_lines(folder / f"{name}{DATASET_ENDING}")),
+            )
+            for name in names
+        ]
+        return servegen.read(clients, str(folder), seed)
+
+    note = f"servegen folder, {len(names)} clients, seed {seed}"
+    return Workload(str(folder), arrivals, notes=(note, *servegen.NOTES))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -69,8 +100,6 @@ def _binary(path: Path, error: UnicodeDecodeError) -> str:
 
 
 def _missing(path: Path) -> str:
-    if path.is_dir():
-        return f"{path}: is a folder; name a file in it"
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = nearest(path.name, names)
     hint = (

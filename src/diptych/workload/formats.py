@@ -32,6 +32,8 @@ class Reading:
     """Counts the tokens of a text, for traces that hold texts."""
     count_note: str = f"lengths estimated at {sharegpt.CHARACTERS_PER_TOKEN:g} characters a token"
     """What ``count_tokens`` does, in words."""
+    seed: int = 0
+    """For traces that describe a workload without listing its requests (ServeGen)."""
 
 
 @dataclass(frozen=True)

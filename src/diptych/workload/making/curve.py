@@ -35,7 +35,7 @@ class RateCurve:
         place = max(0, bisect_right(self._areas, area) - 1)
         rate, slope, missing = self._rates[place], self._slope(place), area - self._areas[place]
         if missing <= 0:
-            return self._times_s[place]
+            return self._times_s[place] if rate or slope else None
         root = sqrt(max(0.0, rate * rate + 2 * slope * missing))
         if rate + root <= 0:
             return None
