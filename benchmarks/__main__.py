@@ -7,13 +7,14 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import handoff, interference, numerics, soak
+from benchmarks import clients, handoff, interference, numerics, soak
 
 BENCHMARKS = {
     "handoff": handoff.main,
     "numerics": numerics.main,
     "interference": interference.main,
     "soak": soak.main,
+    "clients": clients.main,
 }
 
 

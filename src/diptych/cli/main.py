@@ -22,6 +22,10 @@ _COMMANDS = {
     "serve": ("diptych.cli.serve:serve", "Serve a model over HTTP on pools of prefill and decode workers."),
     "simulate": ("diptych.cli.simulate:simulate", "Run a workload on a cluster spec in virtual time."),
     "generate": ("diptych.cli.generate:generate", "Run one prompt through the same path, without HTTP."),
+    "bench": (
+        "diptych.cli.bench:app",
+        "Put a load on a server on schedule, and measure what its clients see.",
+    ),
     "doctor": ("diptych.cli.doctor:doctor", "Check what this machine offers and what is missing."),
     "config": ("diptych.cli.config:app", "Show or validate a cluster spec, or print its JSON schema."),
     "version": ("diptych.cli.version:version", "Print the versions of diptych and of what it runs on."),
