@@ -35,6 +35,8 @@ class Attention:
     index_topk: int = 0
     index_width: int = 0
     index_key_dim: int = 0
+    index_parameters: int = 0
+    """Of one layer that scores tokens itself, beside ``parameters``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +113,25 @@ def latent_attention(config: ConfigReader) -> Attention:
         head_dim=(key + value) / 2,
         decode_head_dim=(rank + rope + rank) / 2,
         kv_elements=rank + rope,
-        parameters=query + latent + heads * value * hidden + (index if index_topk else 0),
+        parameters=query + latent + heads * value * hidden,
         latent_kv=True,
         index_topk=index_topk,
         index_width=index_heads * index_dim if index_topk else 0,
         index_key_dim=index_dim if index_topk else 0,
+        index_parameters=index if index_topk else 0,
     )
+
+
+def index_layers(config: ConfigReader, layers: int) -> int:
+    """Layers of sparse attention that score tokens themselves; the others reuse what the last one kept."""
+    types = config.texts("indexer_types")
+    if types:
+        return sum(kind == "full" for kind in types)
+    if config.count("index_topk_freq", 1) != 1 or config.get("index_topk_pattern"):
+        raise SpecError(
+            f"{config.source}: 'index_topk_freq' other than 1 is not supported; list 'indexer_types'"
+        )
+    return layers
 
 
 def linear_attention(config: ConfigReader) -> LinearAttention:

@@ -17,11 +17,12 @@ from diptych.performance.model_attention import (
     Attention,
     LinearAttention,
     grouped_attention,
+    index_layers,
     latent_attention,
     layer_kinds,
     linear_attention,
 )
-from diptych.performance.model_mlp import FeedForward, dense, mixture, routed_experts_key
+from diptych.performance.model_mlp import FeedForward, dense, mixture
 from diptych.performance.model_old import bloom_sizes, opt_sizes
 from diptych.performance.model_sizes import ModelSizes
 
@@ -37,8 +38,7 @@ class _Family:
     qkv_bias: bool = False
     bias: bool = False
     """Default of `attention_bias`."""
-    experts: str = ""
-    """Key of the number of routed experts; empty: dense."""
+    experts: bool = False
     expert_width: str = "moe_intermediate_size"
     expert_bias: bool = False
     norms: int = 2
@@ -48,20 +48,18 @@ class _Family:
     output_gate: bool = False
 
 
-_DEEPSEEK = _Family(attention="latent", experts="n_routed_experts")
+_DEEPSEEK = _Family(attention="latent", experts=True)
 _GEMMA = _Family(layers="gemma", qk_norm="head", norms=4, tied=True)
 _QWEN35 = _Family(layers="hybrid", qk_norm="head", output_gate=True)
-_QWEN35_MOE = _Family(layers="hybrid", qk_norm="head", output_gate=True, experts="num_experts")
+_QWEN35_MOE = _Family(layers="hybrid", qk_norm="head", output_gate=True, experts=True)
 
 FAMILIES: Mapping[str, _Family] = {
     "LlamaForCausalLM": _Family(),
     "MistralForCausalLM": _Family(layers="window"),
-    "MixtralForCausalLM": _Family(
-        layers="window", experts="num_local_experts", expert_width="intermediate_size"
-    ),
+    "MixtralForCausalLM": _Family(layers="window", experts=True, expert_width="intermediate_size"),
     "Qwen2ForCausalLM": _Family(layers="qwen", qkv_bias=True),
     "Qwen3ForCausalLM": _Family(layers="qwen", qk_norm="head"),
-    "Qwen3MoeForCausalLM": _Family(layers="qwen", qk_norm="head", experts="num_experts"),
+    "Qwen3MoeForCausalLM": _Family(layers="qwen", qk_norm="head", experts=True),
     "Qwen3NextForCausalLM": _QWEN35_MOE,
     "Qwen3_5ForCausalLM": _QWEN35,
     "Qwen3_5ForConditionalGeneration": _QWEN35,
@@ -71,14 +69,12 @@ FAMILIES: Mapping[str, _Family] = {
     "DeepseekV32ForCausalLM": _DEEPSEEK,
     "KimiK25ForConditionalGeneration": _DEEPSEEK,
     "GlmMoeDsaForCausalLM": _DEEPSEEK,
-    "MiniMaxM2ForCausalLM": _Family(
-        qk_norm="all", experts="num_local_experts", expert_width="intermediate_size"
-    ),
+    "MiniMaxM2ForCausalLM": _Family(qk_norm="all", experts=True, expert_width="intermediate_size"),
     "GptOssForCausalLM": _Family(
         layers="alternate",
         bias=True,
         sinks=True,
-        experts="num_local_experts",
+        experts=True,
         expert_width="intermediate_size",
         expert_bias=True,
     ),
@@ -106,7 +102,7 @@ _NO_SIZE = (
     "_sliding_window_pattern",
     "sliding_window_pattern",
     "moe_intermediate_size",
-    "index_topk_freq",
+    "query_pre_attn_scalar",
     "image_token_index",
     "mm_tokens_per_image",
 )
@@ -146,7 +142,9 @@ def _sizes(
     tied = config.get("tie_word_embeddings")
     tied = outer.get("tie_word_embeddings") if tied is None else tied
     is_tied = family.tied if tied is None else bool(tied)
-    body = (layers - kinds.linear) * attention.parameters + kinds.linear * linear.parameters
+    indexed = index_layers(config, kinds.full) if attention.index_topk else 0
+    body = indexed * attention.index_parameters
+    body += (layers - kinds.linear) * attention.parameters + kinds.linear * linear.parameters
     body += mlp.others + mlp.routed + layers * family.norms * hidden + hidden
     table = vocab * hidden
     return ModelSizes(
@@ -168,6 +166,7 @@ def _sizes(
         state_bytes_per_layer=linear.state_bytes,
         state_elements_per_layer=linear.state_elements,
         index_topk=attention.index_topk,
+        index_layers=indexed,
         index_width=attention.index_width,
         index_key_dim=attention.index_key_dim,
         experts=mlp.experts,
@@ -214,8 +213,7 @@ def _feed_forward(config: ConfigReader, family: _Family, layers: int) -> FeedFor
     if not family.experts:
         bias = bool(config.get("mlp_bias"))
         return dense(config, layers, width_key="intermediate_size", matrices=3, bias=bias)
-    key = routed_experts_key(config) if family.experts == "n_routed_experts" else family.experts
-    return mixture(config, layers, experts_key=key, width_key=family.expert_width, bias=family.expert_bias)
+    return mixture(config, layers, width_key=family.expert_width, bias=family.expert_bias)
 
 
 def _refuse_unread(config: ConfigReader) -> None:

@@ -11,6 +11,9 @@ from typing import cast
 from diptych.domain.errors import SpecError
 from diptych.performance.config_reader import ConfigReader
 
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "num_routed_experts")
+"""Spellings of the number of routed experts."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
@@ -30,12 +33,10 @@ def dense(config: ConfigReader, layers: int, *, width_key: str, matrices: int, b
     return FeedForward(others=layers * _mlp(hidden, width, matrices, bias))
 
 
-def mixture(
-    config: ConfigReader, layers: int, *, experts_key: str, width_key: str, bias: bool = False
-) -> FeedForward:
+def mixture(config: ConfigReader, layers: int, *, width_key: str, bias: bool = False) -> FeedForward:
     """Routed experts in every layer but the dense ones, with or without a shared one."""
     hidden, width = config.integer("hidden_size"), config.integer(width_key)
-    experts, each = config.integer(experts_key), config.integer("num_experts_per_tok")
+    experts, each = config.integer(_experts_key(config)), config.integer("num_experts_per_tok")
     if each > experts:
         raise SpecError(f"{config.source}: 'num_experts_per_tok' {each} of {experts} experts is impossible")
     dense_layers = _dense_layers(config, layers)
@@ -52,9 +53,9 @@ def mixture(
     )
 
 
-def routed_experts_key(config: ConfigReader) -> str:
-    """`n_routed_experts`, or `num_routed_experts` as some copies of DeepSeek's config spell it."""
-    return "num_routed_experts" if config.get("n_routed_experts") is None else "n_routed_experts"
+def _experts_key(config: ConfigReader) -> str:
+    """The spelling that this config uses for the number of routed experts."""
+    return next((key for key in EXPERT_KEYS if config.get(key) is not None), EXPERT_KEYS[0])
 
 
 def _shared(config: ConfigReader, hidden: int, width: int) -> int:

@@ -72,6 +72,8 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Elements of the recurrent state alone, for FLOPs."""
     index_topk: int = 0
     """Tokens that sparse attention keeps (DeepSeek sparse attention); 0: all."""
+    index_layers: int = 0
+    """Layers that score tokens themselves; the other sparse ones reuse what these kept."""
     index_width: int = 0
     """Index heads times index head width."""
     index_key_dim: int = 0
@@ -160,7 +162,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     def index_bytes_per_token(self) -> int:
         """Index keys of sparse attention beside the KV (fp8 and a float32 scale per layer). Not part of
         `kv_bytes`, which counts what every MLA model holds."""
-        return self.layers * (self.index_key_dim + 4) if self.index_key_dim else 0
+        return self.index_layers * (self.index_key_dim + 4)
 
     def _window_bytes_per_token(self, dtype: str) -> float:
         return self.window_layers * self.kv_elements * _width(KV_BYTES, dtype, "KV dtype")
@@ -193,7 +195,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
 
     def _index_flops(self, start: float, end: float) -> float:
         """Sparse attention's index scores: one dot product per index head and earlier token."""
-        return 2.0 * self.layers * self.index_width * _area(start, end, None) if self.index_topk else 0.0
+        return 2.0 * self.index_layers * self.index_width * _area(start, end, None)
 
     def _kept(self, context: float) -> float:
         return min(context, self.index_topk) if self.index_topk else context
