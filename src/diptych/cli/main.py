@@ -28,6 +28,7 @@ _COMMANDS = {
     ),
     "doctor": ("diptych.cli.doctor:doctor", "Check what this machine offers and what is missing."),
     "config": ("diptych.cli.config:app", "Show or validate a cluster spec, or print its JSON schema."),
+    "workload": ("diptych.cli.workload:app", "Inspect, convert, scale, mix, make and plot workloads."),
     "version": ("diptych.cli.version:version", "Print the versions of diptych and of what it runs on."),
 }
 
