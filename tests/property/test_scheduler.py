@@ -37,11 +37,12 @@ from diptych.domain.events import (
     Reserved,
     WorkerEvent,
 )
-from diptych.domain.ids import BlockId, LeaseId, RequestId, TokenId
+from diptych.domain.ids import BlockId, LeaseId, RequestId, TokenId, WorkerId
+from diptych.domain.kv import blocks_for
 from diptych.domain.request import Logprob, SamplingParams, TokenOut
 from diptych.domain.step import StepPlan
 from diptych.domain.worker import Arena
-from diptych.scheduling import Scheduler, SchedulerConfig
+from diptych.scheduling import Fetch, Scheduler, SchedulerConfig
 from support.toy_engine import ToyEngine, ToyMemory, ToyModel, reference_output, reference_prompt_logprobs
 from support.works import make_work
 
@@ -60,7 +61,8 @@ pick = st.integers(0, 1000)
 
 @dataclass(frozen=True)
 class Ask:
-    """One arrival. ``placement``: prefill worker, decode worker, blocks to reserve, first block to borrow."""
+    """One arrival. ``placement``: prefill worker, decode worker, blocks to reserve, first block to borrow,
+    whether the decode worker fetches the KV."""
 
     base: int
     length: int
@@ -69,7 +71,7 @@ class Ask:
     priority: int
     seed: int
     logprobs: int
-    placement: tuple[int, int, int, int]
+    placement: tuple[int, int, int, int, bool]
 
 
 numbers = st.integers(0, len(LIMITS) - 1)
@@ -82,7 +84,7 @@ ask = st.builds(
     priority=st.integers(0, 1),
     seed=pick,
     logprobs=st.integers(0, 7),
-    placement=st.tuples(numbers, numbers, st.integers(0, 3), st.integers(0, 2)),
+    placement=st.tuples(numbers, numbers, st.integers(0, 3), st.integers(0, 2), st.booleans()),
 )
 
 
@@ -94,6 +96,8 @@ class Worker:
     engine: ToyEngine
     plan: StepPlan | None = None
     index: dict[bytes, BlockId] = field(default_factory=dict)
+    fetches: list[Fetch] = field(default_factory=list)
+    """Transfers under way."""
 
 
 @dataclass
@@ -119,6 +123,8 @@ class Attempt:
     leases: list[Lease] = field(default_factory=list)
     handoff: PrefillDone | None = None
     awaited: set[int] = field(default_factory=set)
+    apart: bool = False
+    """The two workers count as being in different memory domains."""
 
 
 @dataclass
@@ -162,7 +168,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         return f"{kind}-{self.names:04}"
 
     def _tell(self, number: int, command: WorkerCommand) -> list[WorkerEvent]:
-        events = self.workers[number].scheduler.handle(command)
+        worker = self.workers[number]
+        events = worker.scheduler.handle(command)
+        worker.fetches += worker.scheduler.drain_fetches()
         self._hear(number, events)
         return events
 
@@ -237,13 +245,18 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ placing
 
-    def _place(self, client: Client, prefill: int, decode: int, growth: int, skip: int) -> None:
+    def _place(
+        self, client: Client, prefill: int, decode: int, growth: int, skip: int, apart: bool = False
+    ) -> None:
         client.attempts += 1
         attempt = Attempt(
             client.attempts, prefill, decode, holders={prefill, decode}, known_output=len(client.output)
         )
         if prefill != decode:
-            answer = self._tell(decode, Reserve(self._work(client, attempt), growth))[-1]
+            attempt.apart = apart
+            tokens = len(client.prompt) + len(client.output)
+            blocks = growth + apart * blocks_for(tokens, BLOCK_TOKENS)
+            answer = self._tell(decode, Reserve(self._work(client, attempt), blocks))[-1]
             if not isinstance(answer, Reserved):
                 return
             attempt.export_lease = LeaseId(self._fresh_name("export"))
@@ -317,11 +330,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._place(client, *item.placement)
 
     @precondition(lambda self: self._queued())
-    @rule(which=pick, prefill=pick, decode=pick, growth=st.integers(0, 3), skip=st.integers(0, 2))
-    def place(self, which: int, prefill: int, decode: int, growth: int, skip: int) -> None:
+    @rule(
+        which=pick,
+        prefill=pick,
+        decode=pick,
+        growth=st.integers(0, 3),
+        skip=st.integers(0, 2),
+        apart=st.booleans(),
+    )
+    def place(self, which: int, prefill: int, decode: int, growth: int, skip: int, apart: bool) -> None:
         queued = self._queued()
         workers = len(self.workers)
-        self._place(queued[which % len(queued)], prefill % workers, decode % workers, growth, skip)
+        self._place(queued[which % len(queued)], prefill % workers, decode % workers, growth, skip, apart)
 
     @precondition(lambda self: self._handing_off())
     @rule(which=pick)
@@ -336,9 +356,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         attempt.holders = {attempt.decode}
         new_token_ids = tuple(client.output[attempt.known_output :])
         order = StartDecode(
-            client.request_id, attempt.number, new_token_ids, done.block_ids, done.computed_tokens
+            client.request_id,
+            attempt.number,
+            new_token_ids,
+            done.block_ids,
+            done.computed_tokens,
+            source=WorkerId(f"worker-{attempt.prefill}") if attempt.apart else None,
         )
         self._tell(attempt.decode, order)
+
+    @rule(number=numbers, which=pick, luck=st.integers(0, 4))
+    def transfer(self, number: int, which: int, luck: int) -> None:
+        """A transfer ends, seldom without having copied anything."""
+        worker = self.workers[number]
+        if not worker.fetches:
+            return
+        fetch = worker.fetches.pop(which % len(worker.fetches))
+        assert fetch.tokens > (len(fetch.target_block_ids) - 1) * BLOCK_TOKENS
+        if not luck:
+            self._hear(number, worker.scheduler.fetch_failed(fetch.request_id, fetch.attempt))
+            return
+        for source, target in zip(fetch.source_block_ids, fetch.target_block_ids, strict=True):
+            self.memory.copy(source, target)
+        self._hear(number, worker.scheduler.fetched(fetch.request_id, fetch.attempt))
 
     @rule(number=numbers)
     def plan(self, number: int) -> None:
@@ -463,7 +503,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """One round over everybody; False when all is done."""
         moved = False
         for number, worker in enumerate(self.workers):
-            moved |= worker.plan is not None
+            moved |= worker.plan is not None or bool(worker.fetches)
+            self.transfer(number, 0, luck=1)
             self.commit(number)
             self.plan(number)
             moved |= worker.plan is not None

@@ -22,12 +22,12 @@ from diptych.domain.commands import (
 )
 from diptych.domain.errors import Bug
 from diptych.domain.events import BlocksCached, BlocksEvicted, Reserved, WorkerEvent
-from diptych.domain.ids import LeaseId, RequestId
+from diptych.domain.ids import LeaseId, RequestId, WorkerId
 from diptych.domain.kv import blocks_for
 from diptych.domain.request import Sampled, SamplingParams
 from diptych.domain.step import StepPlan, StepResult
 from diptych.domain.worker import Arena
-from diptych.scheduling import Scheduler, SchedulerConfig
+from diptych.scheduling import Fetch, Scheduler, SchedulerConfig
 from support.scheduler_state import prefilling, state_of
 from support.works import make_work
 
@@ -43,13 +43,14 @@ pick = st.integers(0, 1000)
 
 @dataclass(frozen=True)
 class Ask:
-    """One arrival. ``growth``: blocks reserved if it is prefilled elsewhere; ``borrow``: leading blocks of
-    the prompt that others lend."""
+    """One arrival. ``growth``: blocks reserved if it is prefilled elsewhere (``apart``: in another memory
+    domain); ``borrow``: leading blocks of the prompt that others lend."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     priority: int
     elsewhere: bool
+    apart: bool
     growth: int
     borrow: int
 
@@ -60,6 +61,7 @@ asks = st.builds(
     max_tokens=st.integers(1, 40),
     priority=st.integers(0, 1),
     elsewhere=st.booleans(),
+    apart=st.booleans(),
     growth=st.integers(0, 4),
     borrow=st.integers(0, 5),
 )
@@ -109,6 +111,7 @@ class LeapMachine(RuleBasedStateMachine):
         self.leaper = Scheduler(self.config)
         self.works: list[RequestId] = []
         self.leases: list[LeaseId] = []
+        self.fetches: list[Fetch] = []
         self.max_tokens: dict[RequestId, int] = {}
         for item in first:
             self.arrive(item)
@@ -134,9 +137,22 @@ class LeapMachine(RuleBasedStateMachine):
         if not item.elsewhere:
             self._tell(StartPrefill(work, {index: FOREIGN + index for index in range(item.borrow)}))
             return
-        if item.max_tokens > 1 and isinstance(self._tell(Reserve(work, item.growth))[-1], Reserved):
-            blocks = tuple(range(FOREIGN, FOREIGN + blocks_for(len(item.prompt), BLOCK_TOKENS)))
-            self._tell(StartDecode(work.request_id, 1, (TOKEN,), blocks, len(item.prompt)))
+        blocks = tuple(range(FOREIGN, FOREIGN + blocks_for(len(item.prompt), BLOCK_TOKENS)))
+        promised = item.growth + item.apart * len(blocks)
+        if item.max_tokens > 1 and isinstance(self._tell(Reserve(work, promised))[-1], Reserved):
+            source = WorkerId("elsewhere") if item.apart else None
+            self._tell(StartDecode(work.request_id, 1, (TOKEN,), blocks, len(item.prompt), source))
+            orders = self.stepper.drain_fetches()
+            assert orders == self.leaper.drain_fetches()
+            self.fetches += orders
+
+    @precondition(lambda self: self.fetches)
+    @rule(which=pick, failed=st.booleans())
+    def transfer(self, which: int, failed: bool) -> None:
+        fetch = self.fetches.pop(which % len(self.fetches))
+        for scheduler in (self.stepper, self.leaper):
+            end = scheduler.fetch_failed if failed else scheduler.fetched
+            end(fetch.request_id, fetch.attempt)
 
     @precondition(lambda self: self.works)
     @rule(which=pick)

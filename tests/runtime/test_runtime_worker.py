@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from diptych.adapters.toy import ToyAdapter, ToyEngine, toy_layout, toy_next_token
-from diptych.domain.commands import DropWork, StartPrefill
+from diptych.domain.commands import DropWork, Reserve, StartDecode, StartPrefill
+from diptych.domain.errors import Bug
 from diptych.domain.events import Dropped, Finished, Heartbeat, StepReport
 from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.kv import extend_hashes, hash_root
@@ -156,3 +159,11 @@ def test_an_idle_worker_stops_at_once() -> None:
     with Bench() as bench:
         pass
     assert not bench.steps.is_alive() and bench.error is None
+
+
+def test_a_worker_of_this_machine_is_told_to_fetch_by_mistake_only() -> None:
+    bench = Bench()
+    work = _work("r", (1, 2, 3))
+    bench.worker.accept(Reserve(work, 2))
+    with pytest.raises(Bug, match="share one memory domain"):
+        bench.worker.accept(StartDecode(work.request_id, 1, (4,), (20,), 3, source=WorkerId("far")))

@@ -19,12 +19,13 @@ import msgspec
 from diptych.adapters.protocol import EngineAdapter
 from diptych.domain.clock import Clock
 from diptych.domain.commands import WorkerCommand
-from diptych.domain.errors import ClusterError
+from diptych.domain.errors import Bug, ClusterError
 from diptych.domain.events import Heartbeat, StepReport, WorkerEvent
 from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.step import StepPlan, StepResult
 from diptych.domain.worker import WorkerStats
 from diptych.scheduling import Scheduler
+from diptych.scheduling.news import NewsHolder
 
 Say = Callable[[StepReport | Heartbeat], None]
 """Hands one message to the head; called by one thread at a time."""
@@ -61,11 +62,14 @@ class Worker:
         self._prefill_s = 0.0
         self._decode_s = 0.0
         self._decode_steps = 0
+        self._news = NewsHolder()
 
     def accept(self, command: WorkerCommand) -> None:
         """Apply a command now and answer it. Called by the I/O thread."""
         with self._changed:
             self._tell(self._scheduler.handle(command))
+            if self._scheduler.drain_fetches():
+                raise Bug(f"{command} fetches KV, but all workers of this machine share one memory domain")
             self._changed.notify()
 
     def stop(self) -> None:
@@ -110,7 +114,7 @@ class Worker:
             self._say(
                 StepReport(
                     t_s=self._clock.now_s(),
-                    events=outcome.events,
+                    events=tuple(self._news.release(outcome.events)),
                     tokens=outcome.tokens,
                     prompt_logprobs=outcome.prompt_logprobs,
                     stats=self._stats(),
@@ -133,7 +137,7 @@ class Worker:
         self._decode_steps = decode_steps
 
     def _tell(self, events: Sequence[WorkerEvent]) -> None:
-        if events:
+        if events := self._news.release(events):
             self._say(StepReport(t_s=self._clock.now_s(), events=tuple(events)))
 
     def _stats(self) -> WorkerStats:

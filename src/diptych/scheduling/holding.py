@@ -7,6 +7,7 @@ deserves room, steps, commands.
     match     cache/borrowed ──▶ leading blocks of the table      seat_prompt
     allocate  pool ──▶ the rest of the prompt's blocks            seat_prompt
     import    foreign full blocks ──▶ table; partial one copied   seat_import
+    fetch     cache, reservation ──▶ blocks to be filled          seat_fetch
     append    reservation, else pool ──▶ one more block           grow
     publish   own full block gets its name, stays own             publish_full
     export    own references ──▶ lease                            export
@@ -75,13 +76,49 @@ def seat_prompt(sequence: Sequence, need: PromptNeed, pool: BlockPool) -> None:
 
 def seat_import(sequence: Sequence, pool: BlockPool) -> tuple[tuple[BlockId, BlockId], ...] | None:
     """Borrow the full blocks and take one own block for what comes next. Returns the copies (source, target)
-    that the next step has to make: one if the last imported block is partly filled. None: no room."""
+    that the next step has to make: one if the last imported block is partly filled. None: no room. What was
+    fetched has its blocks already and may need one more."""
+    if sequence.source is not None:
+        return () if grow(sequence, pool) else None
     full = sequence.full_blocks
     sequence.block_table = list(sequence.imported_blocks[:full])
     sequence.settled_blocks = full
     if not grow(sequence, pool):
         return None
+    sequence.copied_blocks = len(sequence.imported_blocks) - full
     return tuple((source, sequence.block_table[full]) for source in sequence.imported_blocks[full:])
+
+
+def seat_fetch(sequence: Sequence, pool: BlockPool) -> bool:
+    """Take own blocks for KV that stands in another memory domain. Leading blocks that are cached here are
+    held instead of fetched; the promise for them goes back. False: no room, nothing has changed."""
+    held = _cached_run(sequence, pool)
+    idle = sum(pool.is_idle(block) for block in held)
+    missing = len(sequence.imported_blocks) - len(held)
+    if missing + idle > sequence.reserved_blocks + pool.available_blocks:
+        return False
+    spare = min(len(held), sequence.reserved_blocks)
+    pool.cancel(spare)
+    sequence.reserved_blocks -= spare
+    for block_id in held:
+        pool.hold(block_id)
+    sequence.block_table = list(held)
+    sequence.own_blocks = list(held)
+    sequence.settled_blocks = len(held)
+    sequence.copied_blocks = missing
+    for _ in range(missing):
+        take_block(sequence, pool)
+    return True
+
+
+def _cached_run(sequence: Sequence, pool: BlockPool) -> list[BlockId]:
+    run: list[BlockId] = []
+    for index in range(sequence.full_blocks):
+        block_id = pool.find(sequence.block_hash(index))
+        if block_id is None:
+            break
+        run.append(block_id)
+    return run
 
 
 def grow(sequence: Sequence, pool: BlockPool) -> bool:

@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Iterator
 
 from diptych.domain.request import Phase
+from diptych.scheduling.fetching import Fetching
 from diptych.scheduling.sequence import Sequence
 
 
@@ -43,25 +44,28 @@ class WaitingQueue:
 
 
 class Roster:
-    """Every sequence of the worker: in one of two waiting queues, or running.
+    """Every sequence of the worker: in one of two waiting queues, fetching, or running.
 
-    Waiting sequences hold no block (at most a reservation); running ones hold all blocks of their tokens.
+    Running sequences hold all blocks of their tokens, and so do those that fetch or have fetched their KV;
+    others that wait hold none (at most a reservation).
     """
 
     def __init__(self) -> None:
         self.prefills = WaitingQueue()
         self.imports = WaitingQueue()
+        self.fetching = Fetching()
         self.running: list[Sequence] = []
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from self.prefills
         yield from self.imports
+        yield from self.fetching.sequences.values()
         yield from self.running
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self.prefills) + len(self.imports)
+        return len(self.prefills) + len(self.imports) + len(self.fetching.sequences)
 
     @property
     def newest(self) -> Sequence:
@@ -74,5 +78,6 @@ class Roster:
 
     def remove(self, sequence: Sequence) -> None:
         """Take it out of wherever it is."""
-        if not (self.prefills.remove(sequence) or self.imports.remove(sequence)):
+        waited = self.prefills.remove(sequence) or self.imports.remove(sequence)
+        if not waited and not self.fetching.remove(sequence):
             self.running.remove(sequence)

@@ -35,14 +35,15 @@ from diptych.domain.events import (
     ReserveRefused,
     WorkerEvent,
 )
-from diptych.domain.ids import BlockId, LeaseId, RequestId, TokenId
+from diptych.domain.ids import BlockId, LeaseId, RequestId, TokenId, WorkerId
 from diptych.domain.request import FinishReason, Phase, PromptLogprobs, Sampled, TokenOut
 from diptych.domain.step import Slice, StepPlan, StepResult
 from diptych.domain.worker import WorkerStats
-from diptych.scheduling.batcher import Batch, Batcher
+from diptych.scheduling.batcher import NO_ROOM, Batch, Batcher
 from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.config import SchedulerConfig
-from diptych.scheduling.holding import export, give_back, publish_full
+from diptych.scheduling.fetching import FETCH_FAILED, Fetch
+from diptych.scheduling.holding import export, give_back, publish_full, seat_fetch
 from diptych.scheduling.leaping import Leaper, Steady
 from diptych.scheduling.queues import Roster
 from diptych.scheduling.sequence import Sequence
@@ -121,12 +122,20 @@ class Scheduler:
                 sequence.reserved_blocks = self._claim(sequence)
                 self._roster.prefills.push(self._meet(sequence))
             case StartDecode():
-                self._roster.imports.push(self._meet(self._expected(command)))
+                self._import(self._meet(self._expected(command)))
             case FinishWork() | DropWork():
                 self._drop(command.request_id, command.attempt)
             case _:
                 assert_never(command)
         return self.drain_events()
+
+    def _import(self, sequence: Sequence) -> None:
+        if sequence.source is None:
+            self._roster.imports.push(sequence)
+        elif seat_fetch(sequence, self._pool):
+            self._fetch(sequence, sequence.source)
+        else:
+            self._bounce(sequence, NO_ROOM)
 
     def drain_events(self) -> list[WorkerEvent]:
         """All pending events. Cache news come first: whoever reads that a request ended knows its blocks."""
@@ -193,17 +202,20 @@ class Scheduler:
         promise = self._promises.get(request_id)
         if promise is not None and promise.attempt == attempt:
             self._forget_promise(request_id, attempt)
-        for sequence in (self._latest.get(request_id), self._in_flight(request_id)):
+        fetching = self._roster.fetching.sequences.get((request_id, attempt))
+        for sequence in (self._latest.get(request_id), self._in_flight(request_id), fetching):
             if sequence is not None and sequence.attempt == attempt:
                 self._end_soon(sequence, answers=1)
                 return
         self._outbox.append(Dropped(request_id=request_id, attempt=attempt))
 
     def _end_soon(self, sequence: Sequence, answers: int) -> None:
-        """End now, or at the commit of the step that computes with it; then give so many answers."""
+        """End now, or when nobody writes into its blocks any more: at the commit of the step that computes
+        with it, at the end of its transfer. Then give so many answers."""
         sequence.dropped = True
         sequence.drop_answers += answers
-        if self._in_flight(sequence.request_id) is not sequence:
+        computes = self._in_flight(sequence.request_id) is sequence
+        if not computes and not self._roster.fetching.under_way(sequence):
             self._settle_drop(sequence)
 
     def _in_flight(self, request_id: RequestId) -> Sequence | None:
@@ -227,6 +239,57 @@ class Scheduler:
             del self._latest[sequence.request_id]
         if ran:
             self._ended.append(sequence.request_id)
+
+    # ------------------------------------------------------------ fetches
+
+    def drain_fetches(self) -> list[Fetch]:
+        """Transfers that the caller has to perform now, in the order of their commands. Each ends with
+        `fetched` or `fetch_failed`, also if its sequence is dropped meanwhile."""
+        return self._roster.fetching.drain_orders()
+
+    def fetched(self, request_id: RequestId, attempt: int) -> list[WorkerEvent]:
+        """The KV is there: the sequence may run. Returns all pending events. Raises `Bug` if no such transfer
+        is under way."""
+        sequence = self._roster.fetching.pop(request_id, attempt)
+        self._roster.imports.push(sequence)
+        if self._config.prompt_cache:
+            publish_full(sequence, self._pool)
+        if sequence.dropped:
+            self._settle_drop(sequence)
+        return self.drain_events()
+
+    def fetch_failed(self, request_id: RequestId, attempt: int) -> list[WorkerEvent]:
+        """The KV does not come: the sequence is given back. Returns all pending events. Raises `Bug` if no
+        such transfer is under way."""
+        sequence = self._roster.fetching.pop(request_id, attempt)
+        if sequence.dropped:
+            self._roster.imports.push(sequence)
+            self._settle_drop(sequence)
+        else:
+            self._bounce(sequence, FETCH_FAILED)
+        return self.drain_events()
+
+    def _fetch(self, sequence: Sequence, source: WorkerId) -> None:
+        """Wait for what is not cached here; that may be nothing."""
+        held = sequence.settled_blocks
+        if sequence.copied_blocks == 0:
+            self._roster.imports.push(sequence)
+            return
+        fetch = Fetch(
+            sequence.request_id,
+            sequence.attempt,
+            source,
+            source_block_ids=sequence.imported_blocks[held:],
+            target_block_ids=tuple(sequence.block_table[held:]),
+            tokens=sequence.computed - held * sequence.block_tokens,
+        )
+        self._roster.fetching.add(sequence, fetch)
+
+    def _bounce(self, sequence: Sequence, reason: str) -> None:
+        """Give back a sequence that is in no queue any more and that the engine has not heard of."""
+        give_back(sequence, self._pool)
+        self._forget(sequence, ran=False)
+        self._outbox.append(Bounced(request_id=sequence.request_id, attempt=sequence.attempt, reason=reason))
 
     # ------------------------------------------------------------ plan
 
@@ -260,10 +323,8 @@ class Scheduler:
         name, attempt = sequence.request_id, sequence.attempt
         if sequence.phase is Phase.PREFILL:
             return PrefillStarted(request_id=name, attempt=attempt, cached_tokens=sequence.computed)
-        copied_blocks = len(sequence.imported_blocks) - sequence.full_blocks
-        return DecodeStarted(
-            request_id=name, attempt=attempt, copied_bytes=copied_blocks * self._config.block_bytes
-        )
+        copied_bytes = sequence.copied_blocks * self._config.block_bytes
+        return DecodeStarted(request_id=name, attempt=attempt, copied_bytes=copied_bytes)
 
     def _to_plan(self, batch: Batch) -> StepPlan:
         ended, self._ended = self._ended, []
@@ -404,12 +465,14 @@ class Scheduler:
         if len(self._roster.running) > self._config.max_running:
             raise Bug("too many sequences run")
         for sequence in self._roster.running:
-            self._check_running(sequence)
+            self._check_blocks(sequence)
+        for sequence in self._roster.fetching.sequences.values():
+            self._check_blocks(sequence)
         for sequence in self._latest.values():
             if sequence not in list(self._roster):
                 raise Bug(f"{sequence.request_id} is known but neither waits nor runs")
 
-    def _check_running(self, sequence: Sequence) -> None:
+    def _check_blocks(self, sequence: Sequence) -> None:
         """All computed tokens have a block, and the one written next is nobody else's."""
         if len(sequence.block_table) * sequence.block_tokens < sequence.computed:
             raise Bug(f"{sequence.request_id} has computed more than its blocks hold")

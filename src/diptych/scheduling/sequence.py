@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from diptych.domain.commands import StartDecode, StartPrefill
 from diptych.domain.errors import Bug
-from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, TokenId
+from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, TokenId, WorkerId
 from diptych.domain.kv import blocks_for, extend_hashes
 from diptych.domain.request import FinishReason, Phase, Work
 from diptych.domain.step import NewSequence, Slice
@@ -22,6 +22,7 @@ class Sequence:
 
         prefill   | borrowed | cached here | computed here      |   reads, then writes from `computed` on
         decode    | borrowed | borrowed    | copied | grown ... |   imported: only the last is written
+        decode    | cached here | fetched           | grown ... |   imported from another domain: all own
                   |◀─ foreign or shared ──▶|◀─ own, exclusive ─▶|
 
     ``own_blocks`` are those for which this sequence holds a reference in the worker's pool: all but the
@@ -37,6 +38,10 @@ class Sequence:
     export_lease: LeaseId | None = None
     imported_blocks: tuple[BlockId, ...] = ()
     """Blocks in which the KV of an imported sequence stands; the last one may be partly filled."""
+    source: WorkerId | None = None
+    """Who has those blocks in another memory domain; None: they can be borrowed."""
+    copied_blocks: int = 0
+    """Blocks whose content was copied or fetched to start here."""
     tokens: list[TokenId] = field(init=False)
     hashes: list[BlockHash] = field(init=False)
     reserved_blocks: int = 0
@@ -79,6 +84,7 @@ class Sequence:
         self.tokens.extend(command.new_token_ids)
         self.computed = command.computed_tokens
         self.imported_blocks = command.block_ids
+        self.source = command.source
         if self.remaining != 1:
             raise Bug(f"{self.request_id}: KV of {self.computed} tokens for {len(self.tokens)} tokens")
         if len(command.block_ids) != blocks_for(self.computed, self.block_tokens):
