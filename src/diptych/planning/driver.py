@@ -85,6 +85,7 @@ class VirtualDriver:
         self._pushed = 0
         self._numbered = 0
         self._wish_s: float | None = None
+        self._alarm_s: float | None = None
         self._source: Iterator[Arrival] = iter(())
         self._exhausted = False
 
@@ -274,12 +275,20 @@ class VirtualDriver:
             worker.accept(command, self.now_s)
 
     def _wake_core_at(self, t_s: float) -> None:
-        """One tick at most is under way before the time that the core wants."""
-        if self._wish_s is None or t_s < self._wish_s:
-            self._wish_s = t_s
+        """The newest wish counts. A wish that moves later costs nothing until the old time has come."""
+        self._wish_s = t_s
+        if self._alarm_s is None or t_s < self._alarm_s:
+            self._alarm_s = t_s
             self.at(t_s, self._tick, t_s)
 
-    def _tick(self, wanted_s: float) -> None:
-        if wanted_s == self._wish_s:
+    def _tick(self, set_for_s: float) -> None:
+        if set_for_s != self._alarm_s:
+            return
+        wish_s, self._alarm_s = self._wish_s, None
+        if wish_s is None:
+            return
+        if wish_s > self.now_s:
+            self._wake_core_at(wish_s)
+        else:
             self._wish_s = None
             self._decide(Tick())

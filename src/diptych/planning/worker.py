@@ -30,6 +30,7 @@ from diptych.domain.worker import WorkerInfo, WorkerStats
 from diptych.performance.steps import Chunk, Line, StepModel, run_s, steps_within
 from diptych.planning.measure import Buckets
 from diptych.scheduling import Fetch, Scheduler
+from diptych.scheduling.news import NewsHolder
 
 FILLER = TokenId(1)
 """What a modelled engine samples until the output is complete."""
@@ -137,6 +138,7 @@ class VirtualWorker:
         self._began_s = 0.0
         self._leap: _Leap | None = None
         self._halted = False
+        self._news = NewsHolder()
 
     # ------------------------------------------------------------ what comes in
 
@@ -254,10 +256,8 @@ class VirtualWorker:
         if decoded:
             self._end_round(decoded, now_s)
         tokens = outcome.tokens if self._stream else ()
-        if outcome.events:
+        if outcome.events or tokens:
             self._say(now_s, outcome.events, tokens, decoded, with_stats=True)
-        elif tokens:
-            self._timeline.say(self, StepReport(t_s=now_s, tokens=tokens))
 
     def _count(self, plan: StepPlan, now_s: float) -> None:
         self.steps += 1
@@ -413,10 +413,11 @@ class VirtualWorker:
                 self._part(
                     event.request_id, discarded=isinstance(event, Dropped) and event.request_id in decoded
                 )
+        events = self._news.release(events)
         if not events and not tokens:
             return
         stats = None
-        if with_stats:
+        if with_stats and events:
             stats = self.stats()
             self.peak_held_blocks = max(self.peak_held_blocks, stats.held_blocks)
         self._timeline.say(self, StepReport(t_s=now_s, events=tuple(events), tokens=tokens, stats=stats))
