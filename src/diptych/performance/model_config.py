@@ -67,6 +67,7 @@ FAMILIES: Mapping[str, _Family] = {
     "Qwen3_5MoeForConditionalGeneration": _QWEN35_MOE,
     "DeepseekV3ForCausalLM": _DEEPSEEK,
     "DeepseekV32ForCausalLM": _DEEPSEEK,
+    "KimiK2ForCausalLM": _DEEPSEEK,
     "KimiK25ForConditionalGeneration": _DEEPSEEK,
     "GlmMoeDsaForCausalLM": _DEEPSEEK,
     "MiniMaxM2ForCausalLM": _Family(qk_norm="all", experts=True, expert_width="intermediate_size"),
