@@ -113,6 +113,16 @@ def test_linear_layers_hold_a_constant_state() -> None:
     assert model.kv_bytes(0, "bf16") == 0
 
 
+def test_the_state_follows_its_own_type() -> None:
+    """Half of the state in bf16; the tail of the convolution stays."""
+    file = LIBRARY.file("qwen3-next-80b-a3b")
+    assert file is not None
+    narrow = parse_model_sizes({**file.config, "mamba_ssm_dtype": "bfloat16"}, "narrow")
+    assert file.sizes.state_bytes - narrow.state_bytes == 36 * 32 * 128 * 128 * 2
+    with pytest.raises(SpecError, match="'mamba_ssm_dtype' 'int8' is not one of"):
+        parse_model_sizes({**file.config, "mamba_ssm_dtype": "int8"}, "narrow")
+
+
 def test_opt_66b_of_512_tokens_is_1_point_13_gib() -> None:
     assert sizes("opt-66b").kv_bytes(512, "bf16") / 2**30 == pytest.approx(1.125, abs=0.006)
 

@@ -1,8 +1,7 @@
 """What attention needs per layer: read from a config, counted in parameters and in elements of KV or state.
 
-Knows: grouped heads, latent (MLA) and sparse attention, gated delta rule layers, which layer is of which
-kind.
-Does not know: experts, embeddings, bytes of weights.
+Knows: grouped heads, latent (MLA) and sparse attention, gated delta rule layers, which layer is of
+which kind. Does not know: experts, embeddings, bytes of weights.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.domain.errors import SpecError
+from diptych.domain.kv import DTYPE_BYTES
 from diptych.performance.config_reader import ConfigReader
 
-FLOAT32_BYTES = 4
 BF16_BYTES = 2
 
 _FULL = ("full_attention", "indexed_attention", "deepseek_sparse_attention", "attention")
@@ -66,9 +65,8 @@ def grouped_attention(
     output_gate: bool = False,
     sinks: bool = False,
 ) -> Attention:
-    """Heads that share keys and values in groups. ``bias``: of q, k, v and of the output; ``qk_norm``:
-    'none',
-    per 'head', or over 'all' heads."""
+    """Heads that share keys and values in groups. ``bias``: of q, k, v and of the output;
+    ``qk_norm``: 'none', per 'head', or over 'all' heads."""
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", heads)
     dim = config.integer("head_dim", max(1, hidden // heads))
@@ -89,8 +87,7 @@ def grouped_attention(
 
 
 def latent_attention(config: ConfigReader) -> Attention:
-    """MLA: one latent vector per token holds keys and values of all heads (DeepSeek-V2 paper, section
-    2.1)."""
+    """MLA: one latent vector per token holds keys and values of all heads (arXiv 2405.04434)."""
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     config.get("num_key_value_heads")  # equal to the heads; the cache does not follow it
     config.get("head_dim")
@@ -137,8 +134,8 @@ def index_layers(config: ConfigReader, layers: int) -> int:
 def linear_attention(config: ConfigReader) -> LinearAttention:
     """Gated delta rule layers of Qwen3-Next and Qwen3.5: a state of key width by value width per value head.
 
-    The state counts in float32 (what the config says in `mamba_ssm_dtype`, and what engines use where it says
-    nothing), the tail of the short convolution in bf16.
+    The state counts in `mamba_ssm_dtype`, or in float32 where the config does not say (an assumption; engines
+    let the user choose), the tail of the short convolution in bf16.
     """
     hidden, kernel = config.integer("hidden_size"), config.integer("linear_conv_kernel_dim")
     keys = config.integer("linear_num_key_heads") * config.integer("linear_key_head_dim")
@@ -148,11 +145,14 @@ def linear_attention(config: ConfigReader) -> LinearAttention:
     inputs = hidden * (mixed + values + 2 * value_heads)
     small = kernel * mixed + 2 * value_heads + value_dim
     state = value_heads * config.integer("linear_key_head_dim") * value_dim
-    config.get("mamba_ssm_dtype")
+    dtype = str(config.get("mamba_ssm_dtype") or "float32")
+    if dtype not in DTYPE_BYTES:
+        known = ", ".join(DTYPE_BYTES)
+        raise SpecError(f"{config.source}: 'mamba_ssm_dtype' {dtype!r} is not one of {known}")
     return LinearAttention(
         parameters=inputs + small + values * hidden,
         state_elements=state,
-        state_bytes=state * FLOAT32_BYTES + (kernel - 1) * mixed * BF16_BYTES,
+        state_bytes=state * DTYPE_BYTES[dtype] + (kernel - 1) * mixed * BF16_BYTES,
     )
 
 

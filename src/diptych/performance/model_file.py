@@ -1,8 +1,7 @@
 """The library of known models: one JSON file each, found by name.
 
 Knows: the form of the files (below), names, aliases and the suffixes that change no size. Does not know:
-where
-the files lie (`diptych.planning.library` does).
+where the files lie (`diptych.planning.library` does).
 
     {"name": "llama-3.1-70b", "aliases": [...], "source": "...", "date": "2026-11", "confidence": "high",
      "note": "...", "published": {"parameters_b": 70.6, "active_b": ..., "source": "..."},

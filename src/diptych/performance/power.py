@@ -1,8 +1,7 @@
 """Watts and joules: what a chip draws in each state, and what capping it changes.
 
 Knows: power states and where they come from, capping and its published price, energy of busy seconds. Does
-not
-know: who is busy when, money.
+not know: who is busy when, money.
 """
 
 from __future__ import annotations
