@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diptych.domain.cluster import ClusterSpec
-from diptych.domain.commands import StartDecode, WorkerCommand
+from diptych.domain.commands import WorkerCommand
 from diptych.domain.events import PrefillStarted, StepReport
 from diptych.domain.ids import RequestId
 from diptych.domain.report import RequestReport
@@ -21,7 +21,7 @@ from diptych.planning.link import VirtualLink
 from diptych.planning.measure import Buckets
 from diptych.planning.placement_cost import placement_cost
 from diptych.planning.requests import request_maker
-from diptych.planning.simulate import handoff_cost, virtual_limits
+from diptych.planning.simulate import delays_of, virtual_limits
 from diptych.planning.worker import Live, VirtualWorker
 from diptych.runtime.driver import Driver, Journal
 from diptych.scheduling import Fetch, Scheduler
@@ -34,7 +34,7 @@ class _Port:
 
     def __init__(self, head: VirtualHead, member: Member) -> None:
         self._head = head
-        self._delay = handoff_cost(member)
+        self._delays = delays_of(member)
         self.info = member.info
         self.worker = VirtualWorker(
             member.info,
@@ -48,12 +48,11 @@ class _Port:
 
     def send(self, command: WorkerCommand) -> None:
         loop = self._head.loop
-        if isinstance(command, StartDecode) and command.source is None:
-            delay_s = self._delay[0] + self._delay[1] * command.computed_tokens
-            if delay_s > 0:
-                loop.call_later(delay_s, self._accept, command)
-                return
-        loop.call_soon(self._accept, command)
+        delay_s = self._delays.of(command)
+        if delay_s > 0:
+            loop.call_later(delay_s, self._accept, command)
+        else:
+            loop.call_soon(self._accept, command)
 
     def kill(self, reason: str) -> None:
         raise AssertionError(f"{self.info.worker_id} was to be killed: {reason}")

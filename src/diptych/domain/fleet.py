@@ -49,9 +49,10 @@ class DeviceSpec(_Spec):
 class PrefillFit(_Spec):
     """Seconds of a step that only prefills: ``fixed_s + per_token_s · Σn + per_token2_s · Σ(n² +
     2·n·cached)``,
-    n new tokens of a prompt behind ``cached`` tokens; or, with ``by_tokens``, read off a table of (tokens of
-    the
-    step, seconds), straight lines between its rows and through the last two beyond them."""
+    n new tokens of a prompt behind ``cached`` tokens. With ``by_tokens``: what a table of (tokens of the
+    step,
+    seconds) gives, straight lines between its rows and through the outer two beyond them, plus
+    ``per_token2_s · Σ(2·n·cached)``."""
 
     fixed_s: Seconds = 0.0
     per_token_s: Seconds = 0.0
@@ -91,6 +92,12 @@ class ProfileSpec(_Spec):
     mixed_decode_factor: float = Field(default=1.0, gt=0)
     step_overhead_s: float = Field(
         default=0.0, ge=0, description="Added to every step: scheduling, messages."
+    )
+    dispatch_s: float = Field(
+        default=0.0, ge=0, description="From the arrival until an idle worker starts, and back to the client."
+    )
+    contended_factor: float = Field(
+        default=1.0, ge=1, description="On every step while another worker of the host computes."
     )
     handoff_fixed_s: float = Field(
         default=0.0, ge=0, description="Prefill end to decode start, inside a domain."

@@ -107,13 +107,14 @@ class FittedSteps:
 
     def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
         fit = self._prefill
-        tokens = squares = 0
+        tokens = squares = behind = 0
         for new, cached in chunks:
             tokens += new
             squares += new * (new + 2 * cached)
+            behind += 2 * new * cached
         overhead_s = self._profile.step_overhead_s
         if self._prompt_table is not None:
-            return overhead_s + (self._prompt_table.at(tokens) if tokens else 0.0)
+            return overhead_s + (self._prompt_table.at(tokens) + fit.per_token2_s * behind if tokens else 0.0)
         return overhead_s + max(0.0, fit.fixed_s + fit.per_token_s * tokens + fit.per_token2_s * squares)
 
     def _line(self, decodes: int) -> Line:

@@ -10,9 +10,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heappop, heappush
-from typing import Any, Protocol, assert_never
+from typing import Any, NamedTuple, Protocol, assert_never
 
-from diptych.domain.commands import Command, EndRequest, KillWorker, Send, StartDecode, WakeAt, WorkerCommand
+from diptych.domain.commands import (
+    Command,
+    EndRequest,
+    KillWorker,
+    Send,
+    StartDecode,
+    StartPrefill,
+    WakeAt,
+    WorkerCommand,
+)
 from diptych.domain.events import (
     Bounced,
     Dropped,
@@ -33,6 +42,7 @@ from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.report import RequestReport
 from diptych.domain.request import Request
 from diptych.orchestration.core import Orchestrator
+from diptych.planning.host import Host
 from diptych.planning.link import VirtualLink
 from diptych.planning.sessions import Sessions
 from diptych.planning.worker import FILLER, Live, VirtualWorker
@@ -44,6 +54,24 @@ STEP_ENDS, OTHERS = 0, 1
 
 Journal = Callable[[float, Event, list[Command]], None]
 """As the real driver's: every event with its time and the commands that it caused, in order."""
+
+
+class Delays(NamedTuple):
+    """How long orders are on their way to a worker. Seconds; the last one for each token of KV."""
+
+    dispatch_s: float = 0.0
+    handoff_s: float = 0.0
+    handoff_token_s: float = 0.0
+
+    def of(self, command: WorkerCommand) -> float:
+        """Inside a memory domain a handoff is an order; to another one, the link takes the time."""
+        match command:
+            case StartPrefill():
+                return self.dispatch_s
+            case StartDecode(source=None):
+                return self.handoff_s + self.handoff_token_s * command.computed_tokens
+            case _:
+                return 0.0
 
 
 class Audience(Protocol):
@@ -63,9 +91,10 @@ class VirtualDriver:
         make_request: Callable[[int, Arrival], Request],
         audience: Audience,
         link: VirtualLink | None,
-        handoff_s: Mapping[WorkerId, tuple[float, float]],
+        delays: Mapping[WorkerId, Delays],
         kv_bytes_per_token: int,
         journal: Journal | None = None,
+        host: Host | None = None,
     ) -> None:
         self.now_s = 0.0
         self.events = 0
@@ -74,9 +103,10 @@ class VirtualDriver:
         self._make_request = make_request
         self._audience = audience
         self._link = link
-        self._handoff_s = handoff_s
+        self._delays = delays
         self._token_bytes = kv_bytes_per_token
         self._journal = journal
+        self._host = host
         self._workers: dict[WorkerId, VirtualWorker] = {}
         self._arrivals: dict[RequestId, Arrival] = {}
         self._sessions = Sessions()
@@ -103,6 +133,8 @@ class VirtualDriver:
                 action(*values)
             if not heap or self._done():
                 return
+            if self._host is not None and self._host.share(self.now_s):
+                continue
             t_s, _, _, action, values = heappop(heap)
             self.now_s = max(self.now_s, t_s)
             action(*values)
@@ -158,6 +190,8 @@ class VirtualDriver:
     def join(self, worker: VirtualWorker) -> None:
         """A worker is there from now on."""
         self._workers[worker.info.worker_id] = worker
+        if self._host is not None:
+            self._host.workers = tuple(self._workers.values())
         self._decide(WorkerJoined(worker.info))
 
     def worker(self, worker_id: WorkerId) -> VirtualWorker | None:
@@ -262,12 +296,10 @@ class VirtualDriver:
         if worker is None or worker.info.incarnation != send.incarnation:
             return
         command = send.command
-        if isinstance(command, StartDecode) and command.source is None:
-            fixed_s, per_token_s = self._handoff_s[send.worker_id]
-            delay_s = fixed_s + per_token_s * command.computed_tokens
-            if delay_s > 0:
-                self.at(self.now_s + delay_s, self._obey, worker, command)
-                return
+        delay_s = self._delays[send.worker_id].of(command)
+        if delay_s > 0:
+            self.at(self.now_s + delay_s, self._obey, worker, command)
+            return
         self._ready.append((self._obey, (worker, command)))
 
     def _obey(self, worker: VirtualWorker, command: WorkerCommand) -> None:

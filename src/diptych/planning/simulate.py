@@ -19,9 +19,10 @@ from diptych.domain.report import HandoffKind, Moment, RequestReport
 from diptych.orchestration.core import Orchestrator
 from diptych.performance.steps import StepModel
 from diptych.planning.consumption import consumption
-from diptych.planning.driver import Journal, VirtualDriver
+from diptych.planning.driver import Delays, Journal, VirtualDriver
 from diptych.planning.faults import ColdStart, Fault, Kill, Slow, SlowLink, check_faults
 from diptych.planning.fleet import Fleet, Member, build_fleet
+from diptych.planning.host import Host
 from diptych.planning.link import VirtualLink
 from diptych.planning.measure import Buckets, Samples, Summary
 from diptych.planning.placement_cost import placement_cost
@@ -197,9 +198,10 @@ class Simulation:
             ),
             self.recorder,
             self.link,
-            {member.info.worker_id: handoff_cost(member) for member in self.fleet.members},
+            {member.info.worker_id: delays_of(member) for member in self.fleet.members},
             self.fleet.kv_bytes_per_token,
             journal,
+            host_of(self.fleet),
         )
         check_faults(tuple(faults), tuple(self._members))
         self._schedule(tuple(faults))
@@ -251,8 +253,7 @@ class Simulation:
             case Slow():
                 worker = self.driver.worker(WorkerId(fault.worker_id))
                 if worker is not None:
-                    worker.settle(self.driver.now_s)
-                    worker.slow = fault.factor
+                    worker.set_speed(fault.factor, self.driver.now_s)
             case Kill():
                 self._kill(fault)
 
@@ -335,10 +336,21 @@ def simulate(
     ).run()
 
 
-def handoff_cost(member: Member) -> tuple[float, float]:
-    """Seconds of a handoff inside a memory domain to this worker: fixed, and for each token."""
+def delays_of(member: Member) -> Delays:
+    """What a measured profile says of orders on their way to this worker."""
     profile = member.pool.profile
-    return (0.0, 0.0) if profile is None else (profile.handoff_fixed_s, profile.handoff_per_token_s)
+    if profile is None:
+        return Delays()
+    return Delays(profile.dispatch_s, profile.handoff_fixed_s, profile.handoff_per_token_s)
+
+
+def host_of(fleet: Fleet) -> Host | None:
+    """Workers that slow each other down, if any profile says so."""
+    factors = {
+        member.info.worker_id: member.pool.profile.contended_factor if member.pool.profile else 1.0
+        for member in fleet.members
+    }
+    return Host(factors) if any(factor != 1.0 for factor in factors.values()) else None
 
 
 def virtual_limits(limits: LimitsSpec) -> LimitsSpec:

@@ -136,6 +136,7 @@ class VirtualWorker:
         self._ticket = 0
         self._plan: StepPlan | None = None
         self._began_s = 0.0
+        self._ends_s = 0.0
         self._leap: _Leap | None = None
         self._halted = False
         self._news = NewsHolder()
@@ -182,6 +183,20 @@ class VirtualWorker:
         self._settle(now_s)
         self._ticket += 1
         self._halted = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step is under way."""
+        return self._plan is not None or self._leap is not None
+
+    def set_speed(self, slow: float, now_s: float) -> None:
+        """From now on every step takes ``slow`` times as long; what is left of the one under way, too."""
+        if slow == self.slow or self._halted:
+            return
+        self._settle(now_s)
+        before, self.slow = self.slow, slow
+        if self._plan is not None:
+            self._wake_at(now_s + max(0.0, self._ends_s - now_s) * slow / before)
 
     def settle(self, now_s: float) -> None:
         """Be exactly where a stepping worker would be, for who looks in from outside."""
@@ -437,4 +452,5 @@ class VirtualWorker:
 
     def _wake_at(self, t_s: float) -> None:
         self._ticket += 1
+        self._ends_s = t_s
         self._timeline.wake_at(self, t_s, self._ticket)
