@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from diptych.bench.alarm import Alarm
 from diptych.bench.bodies import Bodies
 from diptych.bench.client import Sender
 from diptych.bench.sample import Outcome, Sample
@@ -22,6 +21,14 @@ from diptych.domain.clock import Clock
 
 SLACK_S = 0.02
 """A body is rendered ahead only while nothing is due within this time: rendering one holds up the loop."""
+
+
+class Waker(Protocol):
+    """Waits on the run's clock."""
+
+    async def until(self, at_s: float) -> None:
+        """Return once the clock shows ``at_s``."""
+        ...
 
 
 @dataclass
@@ -86,7 +93,7 @@ class _Tasks:
 class OpenLoop:
     """Sends each request when it is due."""
 
-    def __init__(self, schedule: Schedule, means: Means, alarm: Alarm, duration_s: float | None) -> None:
+    def __init__(self, schedule: Schedule, means: Means, alarm: Waker, duration_s: float | None) -> None:
         self._schedule = schedule
         self._means = means
         self._alarm = alarm
