@@ -10,10 +10,12 @@ from collections.abc import Iterable
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice with the fewest letters to change; None if each is more than half different."""
-    ranked = sorted((_distance(word.lower(), choice.lower()), choice) for choice in choices)
-    if not ranked or ranked[0][0] > max(len(word), len(ranked[0][1])) / 2:
+    ranked = sorted(
+        (_distance(word.lower(), choice.lower()), abs(len(word) - len(choice)), choice) for choice in choices
+    )
+    if not ranked or ranked[0][0] > max(len(word), len(ranked[0][2])) / 2:
         return None
-    return ranked[0][1]
+    return ranked[0][2]
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -27,6 +27,8 @@ AGENT_CACHED = 0.857
 """Share of those prompt tokens that was cached; same source."""
 AGENT_OUTPUT_TOKENS = 527
 """Mean output of a call, tokens; same source."""
+AGENT_OUTPUT = f"lognormal(median=200,mean={AGENT_OUTPUT_TOKENS},max=16384)"
+"""Outputs of a call where nobody says otherwise; median and longest are assumed."""
 AGENT_SYSTEM_TOKENS = 16_000
 """System prompt with its tools, shared by all sessions, tokens. Assumed (2025): not among the totals."""
 AGENT_TOOL_S = 5.0
@@ -82,7 +84,7 @@ class Agent:
 
     A turn begins with the system prompt and ``fresh_tokens`` (the task, files, a summary of the turns
     before); each
-    further call adds ``growth_tokens`` on average, of which the output before it is a part. That history is
+    further call adds ``growth_tokens`` on average, the output before it among them. That history is
     summed up at each turn is an assumption: the public totals admit no context that grows through all calls.
     """
 
@@ -113,7 +115,7 @@ class Agent:
                     session_id=name,
                     delay_s=pause_s,
                 )
-                context.grow(max(1, round(rng.expovariate(1 / self.growth_tokens))))
+                context.grow(max(output_tokens + 1, round(rng.expovariate(1 / self.growth_tokens))))
                 pause_s = exponential(self.tool_s, rng)
             pause_s = exponential(self.think_s, rng)
 

@@ -156,7 +156,6 @@ class _Build:
         cached = _share(spec, "cached", sessions.AGENT_CACHED)
         prompt = _at_least(spec, "prompt", sessions.AGENT_PROMPT_TOKENS, 1.0)
         fresh, growth = sessions.agent_growth(prompt, cached, calls, system)
-        typical = f"lognormal(median=200,mean={sessions.AGENT_OUTPUT_TOKENS})"
         return sessions.Agent(
             turns=_at_least(spec, "turns", sessions.AGENT_TURNS_PER_SESSION, 1.0),
             calls=calls,
@@ -164,7 +163,7 @@ class _Build:
             systems=spec.whole("systems", 1),
             fresh_tokens=fresh,
             growth_tokens=growth,
-            output=self._length("output", typical),
+            output=self._length("output", sessions.AGENT_OUTPUT),
             tool_s=_at_least(spec, "tool_s", sessions.AGENT_TOOL_S, 0.0),
             think_s=_at_least(spec, "think_s", sessions.AGENT_THINK_S, 0.0),
             block_tokens=self._block_tokens,

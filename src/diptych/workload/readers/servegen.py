@@ -71,6 +71,8 @@ def _arrivals(client: Client, source: str, seed: int) -> Iterator[Arrival]:
     slots = list(_slots(client.slots, f"{source}-trace.csv"))
     if not any(slot.rate_rps for slot in slots):
         return iter(())
+    if len(slots) < 2:
+        raise SpecError(f"{source}-trace.csv: holds one slot; two slots or more say how long each is")
     return _drawn(slots, _lengths(client.dataset, f"{source}-dataset.json"), Random(f"{seed}/{client.name}"))
 
 
