@@ -11,7 +11,7 @@ ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run generate test check format bench train docs clean
+.PHONY: help setup run generate test acceptance check format bench train docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -37,6 +37,9 @@ generate: $(STAMP) ## One prompt through the split path, with its timeline (ARGS
 
 test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+acceptance: $(STAMP) ## Simulator and planner against published figures (ARGS="--only T3,T5 --data DIR")
+	$(BIN)/python -m diptych.planning.acceptance $(ARGS)
 
 check: $(STAMP) ## Lint, format and type checks
 	$(BIN)/ruff check .
