@@ -438,6 +438,11 @@ class Scheduler:
         """Whether any sequence waits, runs or is in the step under way."""
         return bool(self._flight or self._roster.waiting or self._roster.running)
 
+    @property
+    def held_blocks(self) -> int:
+        """Blocks that sequences and leases hold now."""
+        return self._pool.held_blocks
+
     def stats(self) -> WorkerStats:
         """Load now and totals of tokens and steps; the seconds are left to who has a clock."""
         pool, roster, totals = self._pool, self._roster, self._totals
