@@ -20,7 +20,7 @@ def as_data(found: Inspected) -> dict[str, Any]:
     """One object; shares from 0 to 1, times in seconds."""
     figures = asdict(found.statistics)
     figures["dispersion"] = {f"{window_s:g}": value for window_s, value in figures["dispersion"].items()}
-    data = {"workload": found.workload.name, **figures, "notes": list(found.workload.notes)}
+    data = {"workload": found.workload.name, **figures, "notes": [*found.workload.notes, *_cautions(found)]}
     ceiling = found.ceiling
     data["prefix_ceiling"] = None
     if ceiling.blocks:
@@ -58,7 +58,7 @@ def show(found: Inspected) -> None:
     console.print(table)
     console.print()
     console.print(_lengths(found))
-    for note in found.workload.notes:
+    for note in (*found.workload.notes, *_cautions(found)):
         console.print(Text(f"note: {note}", "dim"))
 
 
@@ -91,6 +91,15 @@ def _facts(found: Inspected) -> list[tuple[str, str]]:
             ("rigid split", f"{rigid_over_pooled(found.windows) - 1:.1%} more machines than one pool")
         )
     return facts
+
+
+def _cautions(found: Inspected) -> list[str]:
+    if not found.statistics.chained:
+        return []
+    return [
+        "requests after a pause count where their session begins: bounded caches and windows see sessions "
+        "one after the other"
+    ]
 
 
 def _sessions(found: Inspected) -> str:
