@@ -15,6 +15,7 @@ from diptych.planning.traces import open_workload
 from diptych.workload.formats import Reading
 
 Run = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 SMALL = "synthetic:poisson,rate=5,input=uniform(600,3000),output=80,requests=60,cached=0.5,seed=1"
 
 
@@ -63,6 +64,13 @@ def test_what_is_made_is_what_is_read(run: Run) -> None:
         (a.input_tokens, a.output_tokens, a.hash_ids) for a in read
     ]
     assert all(abs(a.t_s - b.t_s) < 1e-9 for a, b in zip(made, read, strict=True))
+
+
+def test_standard_output_can_be_written(run: Run) -> None:
+    code, out, said = run("make", SMALL, "-")
+    assert (code, len(out.splitlines())) == (0, 60)
+    assert json.loads(out.splitlines()[0])["output_length"] == 80
+    assert "wrote 60 requests" in said
 
 
 def test_inspect_prints_tables(run: Run) -> None:
@@ -156,6 +164,7 @@ def test_plot(run: Run, ending: str, start: bytes) -> None:
         (("scale", SMALL, "w.jsonl", "--factor", "2", "--rate", "3"), "leave one out"),
         (("scale", SMALL, "w.jsonl", "--input-tokens", "9"), "100:2000"),
         (("scale", SMALL, "w.jsonl", "--input-tokens", "9999999:"), "no requests"),
+        (("convert", SMALL, "--srot"), "unknown option '--srot'"),
         (("mix", "w.jsonl", "a.jsonl"), "SPEC=SHARE"),
         (("mix", "w.jsonl"), "names no workload"),
         (("mix", "w.jsonl", f"{SMALL}=1", "--shift-s", "5"), "600:1200"),

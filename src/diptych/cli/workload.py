@@ -17,6 +17,8 @@ app = App(
     "synthetic:poisson,rate=4,input=2000,output=300.",
 )
 
+Out = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""A file, or - for standard output."""
 AsJson = Annotated[bool, Parameter(name="--json")]
 
 
@@ -73,7 +75,7 @@ def inspect(
 @app.command
 def convert(
     spec: str,
-    out: str,
+    out: Out,
     /,
     *,
     sort: bool = False,
@@ -114,7 +116,7 @@ def convert(
 @app.command
 def scale(
     spec: str,
-    out: str,
+    out: Out,
     /,
     *,
     factor: float | None = None,
@@ -177,7 +179,7 @@ def scale(
 
 @app.command
 def mix(
-    out: str,
+    out: Out,
     /,
     *parts: str,
     rate: float | None = None,
@@ -209,7 +211,7 @@ def mix(
 
 
 @app.command
-def make(text: str, out: str, /) -> None:
+def make(text: str, out: Out, /) -> None:
     """Write a synthetic workload, such as poisson,rate=4,input=2000,output=300,requests=1000,seed=1.
 
     Parameters

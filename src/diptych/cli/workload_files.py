@@ -141,6 +141,8 @@ def _output(out: str, sources: tuple[str, ...]) -> Iterator:
     if out == STANDARD_OUTPUT:
         yield sys.stdout.write
         return
+    if out.startswith("-"):
+        raise SpecError(f"unknown option '{out}'; a file to write stands there, or - for standard output")
     path = Path(out)
     if any(path.exists() and Path(name).exists() and path.samefile(name) for name in sources):
         raise SpecError(f"{out}: is also read; write to another file")
