@@ -67,6 +67,7 @@ def test_a_streamed_life_in_full() -> None:
     head.say("d1", Reserved(R, 1))
     start = head.take_one("p1", StartPrefill)
     head.say("p1", PrefillStarted(R, 1, 0))
+    head.wait(0.5)
     head.say("p1", PrefillDone(R, 1, (5, 6, 7), 10), output=(77,))
     order = head.take_one("d1", StartDecode)
     assert (order.source, order.block_ids, order.computed_tokens) == ("p1", (5, 6, 7), 10)
@@ -80,7 +81,7 @@ def test_a_streamed_life_in_full() -> None:
     report = head.reports["r"].handoff
     assert (report.kind, report.blocks, report.bytes_streamed) == (HandoffKind.STREAM, 3, 3 * BLOCK_BYTES)
     assert report.bytes_lent == 0 and report.handoff_s == pytest.approx(0.25)
-    assert head.cost.handoffs == [("p1", "d1", 10, pytest.approx(0.25))]
+    assert head.cost.handoffs == [("d1", 10, pytest.approx(0.5), pytest.approx(0.25))]
     assert head.core.snapshot().idle
 
 

@@ -103,7 +103,7 @@ def test_split_life_in_full() -> None:
     assert (report.handoff.blocks, report.handoff.bytes_copied) == (3, BLOCK_BYTES)
     assert report.handoff.bytes_lent == 2 * BLOCK_BYTES, "two of the three blocks are full"
     assert report.handoff.handoff_s == pytest.approx(0.25)
-    assert head.cost.handoffs == [("p", "d", 10, pytest.approx(0.25))]
+    assert head.cost.handoffs == [("d", 10, None, pytest.approx(0.25))]
     assert list(report.moments) == [moment for moment in Moment if moment is not Moment.FLUSHED]
     assert report.moments[Moment.FIRST_TOKEN] == pytest.approx(101.0)
     assert head.core.snapshot().idle

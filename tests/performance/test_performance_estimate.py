@@ -34,7 +34,7 @@ def test_before_any_measurement_there_are_defaults() -> None:
     cost = ObservedCost()
     assert cost.prefill_s(A, 500, 0) == pytest.approx(500 / DEFAULT_PREFILL_TOKENS_PER_S)
     assert cost.decode_step_s(A, 1, 100) == pytest.approx(DEFAULT_DECODE_STEP_S)
-    assert cost.handoff_s(B, A, 10, 0.1) == DEFAULT_HANDOFF_S
+    assert cost.handoff_s(A, 10, None) == DEFAULT_HANDOFF_S
     assert cost.prefill_s(A, 0, 100) == 0.0
 
 
@@ -86,9 +86,9 @@ def test_repeated_reports_change_nothing() -> None:
 
 def test_handoffs_are_followed() -> None:
     cost = ObservedCost()
-    cost.observe_handoff(B, A, 3, 0.1, 0.010)
-    assert cost.handoff_s(B, A, 3, 0.1) == pytest.approx(0.010)
-    cost.observe_handoff(B, A, 3, 0.1, 0.020)
-    assert 0.010 < cost.handoff_s(B, A, 3, 0.1) < 0.012
-    cost.observe_handoff(B, A, 3, 0.1, -1.0)
-    assert cost.handoff_s(B, A, 3, 0.1) > 0
+    cost.observe_handoff(A, 3, None, 0.010)
+    assert cost.handoff_s(A, 3, None) == pytest.approx(0.010)
+    cost.observe_handoff(A, 3, None, 0.020)
+    assert 0.010 < cost.handoff_s(A, 3, None) < 0.012
+    cost.observe_handoff(A, 3, None, -1.0)
+    assert cost.handoff_s(A, 3, None) > 0

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from diptych.domain.errors import Bug
 from diptych.domain.fleet import DecodeFit, LinkSpec, PrefillFit, ProfileSpec
-from diptych.domain.ids import DomainId, WorkerId
+from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerStats
 from diptych.performance import profiled as module
 from diptych.performance.profiled import Path, Profiled, ProfiledCost
 from diptych.performance.steps import Chunk, FittedSteps, Line
 
-A, B, C = WorkerId("a"), WorkerId("b"), WorkerId("c")
-HERE, THERE = DomainId("here"), DomainId("there")
+A, B = WorkerId("a"), WorkerId("b")
 
 STEPS = FittedSteps(
     ProfileSpec(
@@ -45,9 +44,9 @@ class Counting:
 
 
 def cost_of(*, chunk_tokens: int | None = 512, path: Path | None = None) -> ProfiledCost:
-    """Workers a and b in one domain, c in another."""
-    here = Profiled(STEPS, chunk_tokens, HERE, handoff_fixed_s=0.002, handoff_per_token_s=1e-7)
-    return ProfiledCost({A: here, B: here, C: Profiled(STEPS, chunk_tokens, THERE)}, path)
+    """Two equal workers."""
+    worker = Profiled(STEPS, chunk_tokens, handoff_fixed_s=0.002, handoff_per_token_s=1e-7)
+    return ProfiledCost({A: worker, B: worker}, path)
 
 
 @given(
@@ -67,7 +66,7 @@ def test_a_prompt_costs_its_chunks_one_after_another(new: int, cached: int, chun
 
 def test_workers_of_one_model_share_answers_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Counting()
-    cost = ProfiledCost({name: Profiled(model, None, HERE) for name in (A, B)})
+    cost = ProfiledCost({name: Profiled(model, None) for name in (A, B)})
     assert cost.prefill_s(A, 100, 0) == cost.prefill_s(B, 100, 0) == pytest.approx(0.1)
     assert model.asked == 1
     monkeypatch.setattr(module, "KEPT_PROMPTS", 2)
@@ -78,7 +77,7 @@ def test_workers_of_one_model_share_answers_and_few_are_kept(monkeypatch: pytest
 
 
 def test_a_decode_step_is_the_highest_of_the_models_lines() -> None:
-    cost = ProfiledCost({A: Profiled(Counting(), None, HERE)})
+    cost = ProfiledCost({A: Profiled(Counting(), None)})
     assert cost.decode_step_s(A, 1, 10) == pytest.approx(0.010)
     assert cost.decode_step_s(A, 1, 10_000) == pytest.approx(0.100)
     assert cost_of().decode_step_s(A, 4, 1000) == pytest.approx(STEPS.step_s((), 4, 1000))
@@ -87,24 +86,24 @@ def test_a_decode_step_is_the_highest_of_the_models_lines() -> None:
 def test_handoffs_inside_a_domain_and_over_a_link() -> None:
     link = LinkSpec(bandwidth_bytes_per_s=1e9, latency_s=1e-4, layerwise=False)
     cost = cost_of(path=Path(link, kv_bytes_per_token=100_000, layers=10))
-    assert cost.handoff_s(A, B, 1000, 0.05) == pytest.approx(0.0021)
-    assert cost.handoff_s(A, C, 1000, 0.05) == pytest.approx(0.1001), "0.1 GB at 1 GB/s"
+    assert cost.handoff_s(A, 1000, None) == pytest.approx(0.0021)
+    assert cost.handoff_s(A, 1000, 0.05) == pytest.approx(0.1001), "0.1 GB at 1 GB/s"
     link = LinkSpec(bandwidth_bytes_per_s=1e9, latency_s=1e-4, layerwise=True, residual_s=0.005)
     cost = cost_of(path=Path(link, kv_bytes_per_token=100_000, layers=10))
-    assert cost.handoff_s(A, C, 1000, 0.05) == pytest.approx(0.1 - 0.045 + 0.0051)
-    assert cost.handoff_s(A, C, 1000, 5.0) == pytest.approx(0.01 + 0.0051), "the last layer at least"
-    assert cost_of().handoff_s(A, C, 1000, 0.0) == 0.0, "no path: nothing is known of one"
+    assert cost.handoff_s(A, 1000, 0.05) == pytest.approx(0.1 - 0.045 + 0.0051)
+    assert cost.handoff_s(A, 1000, 5.0) == pytest.approx(0.01 + 0.0051), "the last layer at least"
+    assert cost_of().handoff_s(A, 1000, 0.05) == pytest.approx(0.0021), "no path is known"
 
 
 def test_a_busy_link_is_learnt_as_what_it_takes_longer() -> None:
     cost = cost_of()
     for _ in range(100):
-        cost.observe_handoff(A, B, 1000, 0.1, 0.0521)
-    assert cost.handoff_s(A, B, 1000, 0.1) == pytest.approx(0.0521, rel=1e-3)
-    assert cost.handoff_s(A, C, 1000, 0.1) == 0.0, "by target"
+        cost.observe_handoff(B, 1000, 0.1, 0.0521)
+    assert cost.handoff_s(B, 1000, 0.1) == pytest.approx(0.0521, rel=1e-3)
+    assert cost.handoff_s(A, 1000, 0.1) == pytest.approx(0.0021), "by target"
     for _ in range(200):
-        cost.observe_handoff(A, B, 1000, 0.1, 0.0)
-    assert 0.0 <= cost.handoff_s(A, B, 1, 0.1) < 0.0021
+        cost.observe_handoff(B, 1000, 0.1, 0.0)
+    assert 0.0 <= cost.handoff_s(B, 1, 0.1) < 0.0021
 
 
 def test_the_factors_follow_what_the_worker_takes() -> None:
@@ -144,7 +143,7 @@ def test_one_absurd_report_changes_little_and_a_restart_is_no_report() -> None:
 
 
 def test_an_unknown_worker_is_a_bug() -> None:
-    with pytest.raises(Bug, match="nothing is known of x's speed; known are a, b, c"):
+    with pytest.raises(Bug, match="nothing is known of x's speed; known are a, b"):
         cost_of().prefill_s(WorkerId("x"), 1, 0)
 
 

@@ -42,7 +42,7 @@ class FixedCost:
 
     def __init__(self, slowness: dict[str, float] | None = None) -> None:
         self._slowness = slowness or {}
-        self.handoffs: list[tuple[WorkerId, WorkerId, int, float]] = []
+        self.handoffs: list[tuple[WorkerId, int, float | None, float]] = []
 
     def _slow(self, worker_id: WorkerId) -> float:
         return self._slowness.get(worker_id, 1.0)
@@ -55,7 +55,7 @@ class FixedCost:
         """See `CostModel`."""
         return (0.009 + 0.001 * batch) * self._slow(worker_id)
 
-    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
+    def handoff_s(self, target: WorkerId, tokens: int, prefill_s: float | None) -> float:
         """See `CostModel`."""
         return 0.002
 
@@ -63,10 +63,10 @@ class FixedCost:
         """See `CostModel`."""
 
     def observe_handoff(
-        self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float, handoff_s: float
+        self, target: WorkerId, tokens: int, prefill_s: float | None, handoff_s: float
     ) -> None:
         """See `CostModel`."""
-        self.handoffs.append((source, target, tokens, handoff_s))
+        self.handoffs.append((target, tokens, prefill_s, handoff_s))
 
 
 def make_info(

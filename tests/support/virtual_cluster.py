@@ -314,7 +314,9 @@ class VirtualCluster:
         """No more trouble: everyone alive works, the dead come back. Fails if that does not end
         everything."""
         for _ in range(rounds):
-            if not self._round() and not self.live_requests() and self.core.snapshot().idle:
+            happened = self._round()
+            heard = not any(worker.inbox for worker in self.workers.values())
+            if not happened and heard and not self.live_requests() and self.core.snapshot().idle:
                 return
         raise AssertionError(f"not settled after {rounds} rounds: {self.core.snapshot()}")
 

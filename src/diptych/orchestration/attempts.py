@@ -94,6 +94,11 @@ class Attempt:
         return self.plan.pair.decode.ref
 
     @property
+    def prefill_s(self) -> float:
+        """How long its prefill took."""
+        return max(0.0, self.prefilled_s - self.prefill_began_s)
+
+    @property
     def fetching_from(self) -> WorkerRef | None:
         """Who must live until the decode worker has fetched the KV into blocks of its own; None if nobody
         need: within a domain, the bytes outlive their worker."""

@@ -84,10 +84,9 @@ class Handoff:
         else:
             job.handoff = _handed_over(attempt, said.said_s, event.copied_bytes)
             self._cost.observe_handoff(
-                source=attempt.prefill.worker_id,
                 target=said.worker_id,
                 tokens=attempt.computed_tokens,
-                prefill_s=max(0.0, attempt.prefilled_s - attempt.prefill_began_s),
+                prefill_s=attempt.prefill_s if attempt.plan.pair.streamed else None,
                 handoff_s=job.handoff.handoff_s,
             )
         if attempt.plan.pair.streamed:

@@ -182,7 +182,8 @@ class Router:
         prefill, decode = pair.prefill.worker_id, pair.decode.worker_id
         queue_s = self._cost.prefill_s(prefill, pair.prefill_account.prefill_tokens, 0)
         prefill_s = self._cost.prefill_s(prefill, pair.new_tokens, pair.cached_tokens)
-        handoff_s = self._cost.handoff_s(prefill, decode, pair.tokens, prefill_s) if pair.split else 0.0
+        overlap_s = prefill_s if pair.streamed else None
+        handoff_s = self._cost.handoff_s(decode, pair.tokens, overlap_s) if pair.split else 0.0
         others = pair.decode_account.decodes
         context_tokens = pair.decode_account.context_tokens + pair.tokens
         step_s = self._cost.decode_step_s(decode, others + 1, context_tokens)

@@ -45,9 +45,12 @@ class CostModel(Protocol):
         """Seconds of one step that decodes ``batch`` sequences of ``context_tokens`` tokens altogether."""
         ...
 
-    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
-        """Seconds from the end of a prefill at ``source`` until ``target`` may decode from its ``tokens``
-        tokens. ``prefill_s``: how long it takes, for layers may leave while later ones are computed."""
+    def handoff_s(self, target: WorkerId, tokens: int, prefill_s: float | None) -> float:
+        """Seconds from the end of a prefill until ``target`` may decode from its ``tokens`` tokens.
+
+        ``prefill_s``: None where ``target`` borrows the blocks; where it fetches them from another memory
+        domain, how long the prefill takes, for layers may leave while later ones are computed.
+        """
         ...
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
@@ -55,7 +58,7 @@ class CostModel(Protocol):
         ...
 
     def observe_handoff(
-        self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float, handoff_s: float
+        self, target: WorkerId, tokens: int, prefill_s: float | None, handoff_s: float
     ) -> None:
         """Learn from one handoff: what `handoff_s` would have been asked, and what it took."""
         ...
@@ -107,9 +110,9 @@ class ObservedCost:
         usual_batch = max(1.0, self._rate(worker_id, lambda seen: seen.decode_batch, 1.0))
         return step_s * (DECODE_FIXED_SHARE + (1 - DECODE_FIXED_SHARE) * batch / usual_batch)
 
-    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
+    def handoff_s(self, target: WorkerId, tokens: int, prefill_s: float | None) -> float:
         """See `CostModel`."""
-        del source, tokens, prefill_s
+        del tokens, prefill_s
         return self._rate(target, lambda seen: seen.handoff_s, DEFAULT_HANDOFF_S)
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
@@ -121,10 +124,10 @@ class ObservedCost:
         _follow_decode(seen, before, stats)
 
     def observe_handoff(
-        self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float, handoff_s: float
+        self, target: WorkerId, tokens: int, prefill_s: float | None, handoff_s: float
     ) -> None:
         """See `CostModel`."""
-        del source, tokens, prefill_s
+        del tokens, prefill_s
         seen = self._workers.setdefault(target, _Observed())
         seen.handoff_s.follow(max(0.0, handoff_s), 1 - exp(-1 / MEMORY_HANDOFFS))
 

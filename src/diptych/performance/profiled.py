@@ -13,7 +13,7 @@ from math import exp
 
 from diptych.domain.errors import Bug
 from diptych.domain.fleet import LinkSpec
-from diptych.domain.ids import DomainId, WorkerId
+from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerStats
 from diptych.performance.estimate import MEMORY_BUSY_S, MEMORY_HANDOFFS
 from diptych.performance.steps import Chunk, StepModel
@@ -33,9 +33,8 @@ class Profiled:
     model: StepModel
     chunk_tokens: int | None
     """Most prompt tokens of one step; None: a prompt is never cut."""
-    domain_id: DomainId
     handoff_fixed_s: float = 0.0
-    """Prefill end to decode start inside its domain, and for each token."""
+    """Prefill end to decode start from blocks that it borrows, and for each token."""
     handoff_per_token_s: float = 0.0
 
 
@@ -90,22 +89,21 @@ class ProfiledCost:
         seen.context_tokens = context_tokens / batch if batch > 0 else 0.0
         return seen.decode_ratio * seen.speed.decode_s(batch, context_tokens)
 
-    def handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
+    def handoff_s(self, target: WorkerId, tokens: int, prefill_s: float | None) -> float:
         """See `CostModel`."""
-        return max(
-            0.0, self._handoff_s(source, target, tokens, prefill_s) + self._seen(target).handoff_more_s
-        )
+        seen = self._seen(target)
+        return max(0.0, self._handoff_s(seen, tokens, prefill_s) + seen.handoff_more_s)
 
     def observe(self, worker_id: WorkerId, stats: WorkerStats) -> None:
         """See `CostModel`."""
         self._seen(worker_id).follow(stats)
 
     def observe_handoff(
-        self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float, handoff_s: float
+        self, target: WorkerId, tokens: int, prefill_s: float | None, handoff_s: float
     ) -> None:
         """See `CostModel`."""
         seen = self._seen(target)
-        more_s = handoff_s - self._handoff_s(source, target, tokens, prefill_s)
+        more_s = handoff_s - self._handoff_s(seen, tokens, prefill_s)
         seen.handoff_more_s += (1 - exp(-1 / MEMORY_HANDOFFS)) * (more_s - seen.handoff_more_s)
 
     def ratios(self, worker_id: WorkerId) -> tuple[float, float]:
@@ -113,10 +111,9 @@ class ProfiledCost:
         seen = self._seen(worker_id)
         return seen.prefill_ratio, seen.decode_ratio
 
-    def _handoff_s(self, source: WorkerId, target: WorkerId, tokens: int, prefill_s: float) -> float:
-        there = self._seen(target).worker
-        if self._path is None or self._seen(source).worker.domain_id == there.domain_id:
-            return there.handoff_fixed_s + there.handoff_per_token_s * tokens
+    def _handoff_s(self, seen: _Seen, tokens: int, prefill_s: float | None) -> float:
+        if prefill_s is None or self._path is None:
+            return seen.worker.handoff_fixed_s + seen.worker.handoff_per_token_s * tokens
         return self._path.handoff_s(tokens, prefill_s)
 
     def _seen(self, worker_id: WorkerId) -> _Seen:

@@ -23,7 +23,6 @@ def _known(member: Member) -> Profiled:
     return Profiled(
         member.model,
         member.pool.token_budget if member.pool.chunked_prefill else None,
-        member.info.domain_id,
         profile.handoff_fixed_s if profile is not None else 0.0,
         profile.handoff_per_token_s if profile is not None else 0.0,
     )
