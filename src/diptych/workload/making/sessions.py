@@ -83,9 +83,9 @@ class Agent:
     """An agent: turns of calls that wait for tools.
 
     A turn begins with the system prompt and ``fresh_tokens`` (the task, files, a summary of the turns
-    before); each
-    further call adds ``growth_tokens`` on average, the output before it among them. That history is
-    summed up at each turn is an assumption: the public totals admit no context that grows through all calls.
+    before); each further call adds ``growth_tokens`` on average, the output before it among them. That
+    history is summed up at each turn is an assumption: the public totals admit no context that grows
+    through all calls.
     """
 
     turns: float

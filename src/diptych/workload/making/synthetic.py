@@ -11,18 +11,16 @@ from itertools import islice, takewhile
 from random import Random
 
 from diptych.domain.errors import SpecError
-from diptych.workload.lines import MAX_TOKENS
 from diptych.workload.making import lengths, processes, sessions
 from diptych.workload.making.curve import RateCurve
-from diptych.workload.making.grammar import Form, arguments, form, to_number
+from diptych.workload.making.grammar import Form, arguments, to_number
+from diptych.workload.making.length_text import Opener, length, pairs
 from diptych.workload.making.plain import Plain
 from diptych.workload.nearest import did_you_mean
 from diptych.workload.record import DEFAULT_BLOCK_TOKENS, Arrival, Workload
 
 PREFIX = "synthetic:"
 DEFAULT_REQUESTS = 1000
-Opener = Callable[[str], Workload]
-"""Opens the workload that lengths are drawn from."""
 
 PROCESSES = {
     "poisson": ("rate",),
@@ -124,8 +122,8 @@ class _Build:
         if "lengths" in spec.keyed:
             if doubled := [key for key in ("input", "output") if key in spec.keyed]:
                 raise SpecError(f"{spec.name}: {doubled[0]} and lengths exclude each other; leave one out")
-            pairs = _pairs(self._opener(spec.text("lengths")))
-            both = lambda rng: pairs[int(rng.random() * len(pairs))]  # noqa: E731
+            known = pairs(self._opener(spec.text("lengths")))
+            both = lambda rng: known[int(rng.random() * len(known))]  # noqa: E731
         else:
             prompt, output = self._length("input"), self._length("output")
             both = lambda rng: (prompt(rng), output(rng))  # noqa: E731
@@ -172,64 +170,6 @@ class _Build:
     def _length(self, key: str, default: str | None = None) -> lengths.Lengths:
         text = self._spec.text(key, default)
         return length(key, text, self._opener)
-
-
-LENGTHS = {
-    "constant": ("tokens",),
-    "uniform": ("min", "max"),
-    "lognormal": ("median", "p90", "mean", "sigma", "min", "max"),
-    "empirical": ("file",),
-}
-"""Forms of a length and their keys."""
-
-
-def length(key: str, text: str, opener: Opener) -> lengths.Lengths:
-    """The distribution that a value such as `512` or `lognormal(median=80,p90=400)` stands for.
-
-    ``key`` is where it stands: an empirical `input` draws prompts, an empirical `output` outputs.
-    """
-    try:
-        if text[:1].isdigit():
-            return lengths.constant(round(to_number(key, text)))
-        return _length(key, form(text), opener)
-    except SpecError as error:
-        raise SpecError(f"{key}: {error}") from None
-
-
-def _length(key: str, given: Form, opener: Opener) -> lengths.Lengths:
-    if given.name not in LENGTHS:
-        raise SpecError(f"no distribution '{given.name}'; {did_you_mean(given.name, LENGTHS)}")
-    given = given.ordered(*LENGTHS[given.name])
-    match given.name:
-        case "constant":
-            return lengths.constant(given.whole("tokens"))
-        case "uniform":
-            return lengths.uniform(given.whole("min"), given.whole("max"))
-        case "empirical":
-            place = 1 if key == "output" else 0
-            return lengths.empirical([pair[place] for pair in _pairs(opener(given.text("file")))])
-        case _:
-            return _lognormal(given)
-
-
-def _lognormal(given: Form) -> lengths.Lengths:
-    widths = [key for key in ("p90", "mean", "sigma") if key in given.keyed]
-    if len(widths) != 1:
-        raise SpecError("lognormal: give the median and one of p90, mean, sigma")
-    median, width = given.number("median"), given.number(widths[0])
-    if widths[0] == "p90":
-        width = lengths.sigma_from_p90(median, width)
-    elif widths[0] == "mean":
-        width = lengths.sigma_from_mean(median, width)
-    most = given.whole("max", MAX_TOKENS)
-    return lengths.lognormal(median, width, least=given.whole("min", 1), most=most)
-
-
-def _pairs(source: Workload) -> list[tuple[int, int]]:
-    pairs = [(arrival.input_tokens, arrival.output_tokens) for arrival in source]
-    if not pairs:
-        raise SpecError(f"lengths: {source.name} has no requests to draw from")
-    return pairs
 
 
 def _curve(text: str) -> RateCurve:
