@@ -72,6 +72,8 @@ class Request(threading.Thread):
         self._connection.close()
 
     def _take(self, chunk: dict[str, Any], now_s: float) -> None:
+        if "error" in chunk:
+            raise RuntimeError(f"the server failed: {chunk['error']}")
         if chunk.get("usage"):
             self.tokens = chunk["usage"]["completion_tokens"]
         for choice in chunk["choices"]:

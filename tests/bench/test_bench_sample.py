@@ -39,9 +39,9 @@ def test_one_token_has_no_tpot() -> None:
 
 
 def test_tokens_in_a_window() -> None:
-    assert sample().tokens_between(2.25, 4.0) == 3
-    assert sample(chunk_tokens=None).tokens_between(2.25, 4.0) == pytest.approx(4 * 2 / 3)
-    assert sample(usage_output_tokens=None).tokens_between(0, 9) == 0
+    assert sample().tokens_where(lambda at_s: 2.25 <= at_s <= 4) == 3
+    assert sample(chunk_tokens=None).tokens_where(lambda at_s: at_s > 2.25) == pytest.approx(4 * 2 / 3)
+    assert sample(usage_output_tokens=None).tokens_where(lambda at_s: True) == 0
 
 
 @pytest.mark.parametrize(

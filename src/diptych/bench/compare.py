@@ -43,7 +43,7 @@ def _completed(summary: dict[str, Any], rows: Records) -> list[dict[str, Any]]:
     return [
         row
         for row in rows
-        if row["outcome"] == "completed" and windows[row["run"]][0] <= row["due_s"] <= windows[row["run"]][1]
+        if row["outcome"] == "completed" and windows[row["run"]][0] <= row["due_s"] < windows[row["run"]][1]
     ]
 
 

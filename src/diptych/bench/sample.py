@@ -11,6 +11,7 @@ tokens by the server's own count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -106,15 +107,13 @@ class Sample:
         n = self.usage_output_tokens
         return self.chunk_tokens is None and n is not None and n > len(self.chunk_s) > 0
 
-    def tokens_between(self, start_s: float, end_s: float) -> float:
-        """Output tokens that came in [start, end]."""
+    def tokens_where(self, counts: Callable[[float], bool]) -> float:
+        """Output tokens whose moments count."""
         n = self.usage_output_tokens
         if n is None or not self.chunk_s:
             return 0
         tokens = self.chunk_tokens or [n / len(self.chunk_s)] * len(self.chunk_s)
-        return sum(
-            count for at_s, count in zip(self.chunk_s, tokens, strict=True) if start_s <= at_s <= end_s
-        )
+        return sum(count for at_s, count in zip(self.chunk_s, tokens, strict=True) if counts(at_s))
 
     def meets(self, ttft_s: float | None, tpot_s: float | None) -> bool:
         """Whether it completed within all targets. One token has no TPOT to miss; an unknown one is

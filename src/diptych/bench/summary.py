@@ -32,6 +32,9 @@ class Window:
 
     start_s: float
     end_s: float
+    whole: bool = True
+    """Nothing is cut off, and its last moment counts too. Otherwise it does not: at one request a second, six
+    seconds hold six."""
 
     @property
     def seconds(self) -> float:
@@ -40,7 +43,7 @@ class Window:
 
     def holds(self, at_s: float) -> bool:
         """Whether a moment lies in it."""
-        return self.start_s <= at_s <= self.end_s
+        return self.start_s <= at_s < self.end_s or (self.whole and at_s == self.end_s)
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,8 @@ class Measured:
     @property
     def output_tokens(self) -> float:
         """Tokens of completed requests that came in the window."""
-        window = self.window
         done = (one for one in self.loaded.samples if one.outcome is Outcome.COMPLETED)
-        return sum(sample.tokens_between(window.start_s, window.end_s) for sample in done)
+        return sum(sample.tokens_where(self.window.holds) for sample in done)
 
 
 def window_of(loaded: Loaded, warmup_s: float, cooldown_s: float) -> Window:
@@ -70,7 +72,7 @@ def window_of(loaded: Loaded, warmup_s: float, cooldown_s: float) -> Window:
     samples = loaded.samples
     last_due_s = max((sample.due_s for sample in samples), default=0.0)
     if warmup_s > 0 or cooldown_s > 0:
-        return Window(warmup_s, max(warmup_s, last_due_s - cooldown_s))
+        return Window(warmup_s, max(warmup_s, last_due_s - cooldown_s), whole=False)
     return Window(0.0, max((sample.end_s or sample.due_s for sample in samples), default=0.0))
 
 
