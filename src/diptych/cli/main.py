@@ -21,6 +21,8 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "serve": ("diptych.cli.serve:serve", "Serve a model over HTTP on pools of prefill and decode workers."),
     "simulate": ("diptych.cli.simulate:simulate", "Run a workload on a cluster spec in virtual time."),
+    "calibrate": ("diptych.cli.calibrate:calibrate", "Measure this machine; write a profile."),
+    "validate": ("diptych.cli.validate:validate", "Compare the simulator with measured runs on this machine."),
     "generate": ("diptych.cli.generate:generate", "Run one prompt through the same path, without HTTP."),
     "bench": (
         "diptych.cli.bench:app",

@@ -26,9 +26,9 @@ from diptych.domain.report import RequestReport
 from diptych.metrics.snapshot import ClusterSnapshot
 from diptych.orchestration.core import Orchestrator
 from diptych.orchestration.snapshot import Snapshot
-from diptych.performance.estimate import ObservedCost
 from diptych.performance.model_shape import ModelShape
 from diptych.runtime.clock import MonotonicClock
+from diptych.runtime.costs import cost_model
 from diptych.runtime.dealing import WorkerShare, deal
 from diptych.runtime.driver import Driver, Journal
 from diptych.runtime.engines import EngineChoice, EngineName, choose_engine
@@ -77,7 +77,10 @@ class Cluster:
         )
         self._progress: Progress = progress or (lambda _: None)
         self._orchestrator = Orchestrator(
-            spec.limits, ObservedCost(), max_model_tokens=self.choice.max_model_tokens, slo=spec.slo
+            spec.limits,
+            cost_model(spec, self.shares),
+            max_model_tokens=self.choice.max_model_tokens,
+            slo=spec.slo,
         )
         self.driver = Driver(self._orchestrator, clock or MonotonicClock(), journal)
         self.driver.on_change(self._on_change)

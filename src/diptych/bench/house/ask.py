@@ -24,7 +24,8 @@ FIRST_ID = 16
 """Ids below it are not drawn: many vocabularies begin with their special tokens."""
 
 SPIN_S = 0.002
-"""The last stretch before a request is due is not slept: timers of an event loop are a millisecond or two late."""
+"""The last stretch before a request is due is not slept: timers of an event loop are a millisecond or two
+late."""
 
 
 class Answer(msgspec.Struct, kw_only=True):

@@ -1,6 +1,7 @@
 """Single steps of real workers, seen from the head.
 
-Knows: that a worker reports its totals after every step, so that two reports in a row are one step. Does not know: what
+Knows: that a worker reports its totals after every step, so that two reports in a row are one step. Does not
+know: what
 was asked of it.
 """
 
@@ -15,7 +16,8 @@ from diptych.domain.worker import WorkerStats
 
 
 class Step(NamedTuple):
-    """One step. ``busy_s``: the engine's own time; ``gap_s``: since the report of the step before, None if the worker
+    """One step. ``busy_s``: the engine's own time; ``gap_s``: since the report of the step before, None if
+    the worker
     was idle in between (then the gap says nothing)."""
 
     worker_id: WorkerId

@@ -1,0 +1,215 @@
+"""What to ask a cluster so that every single step has a known size.
+
+Knows: which chunks, batches and contexts a request causes on an otherwise idle cluster. Does not know: how a
+profile
+follows from the samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import msgspec
+
+from diptych.bench.house.ask import Answer, House
+from diptych.bench.house.steps import Step, StepWatch
+from diptych.domain.cluster import ClusterSpec
+from diptych.domain.worker import Role
+from diptych.workload.record import Arrival
+
+PROMPTS = (1, 16, 64, 128, 256, 512, 1024, 2048)
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+CONTEXTS = (32, 256, 1024)
+"""Prompt lengths, batches and contexts that are tried, as far as the model and the spec allow."""
+
+REPEATS = 5
+"""Single prompts of a length; fewer when they are slow."""
+
+EXPERIMENT_S = 1.5
+"""About as long a slow engine may take for one batch."""
+
+FEW_TOKENS, MANY_TOKENS = 10, 48
+
+
+class PrefillSample(msgspec.Struct, frozen=True):
+    """One step with a share of one prompt, beside ``decodes`` sequences of ``context_tokens`` altogether."""
+
+    new_tokens: int
+    cached_tokens: int
+    seconds: float
+    decodes: int = 0
+    context_tokens: int = 0
+
+
+class DecodeSample(msgspec.Struct, frozen=True):
+    """One step that only decodes."""
+
+    batch: int
+    context_tokens: int
+    seconds: float
+
+
+class Samples(msgspec.Struct, kw_only=True):
+    """Everything measured of one cluster. Seconds."""
+
+    prefill: list[PrefillSample] = []
+    decode: list[DecodeSample] = []
+    mixed: list[PrefillSample] = []
+    contended_prefill: list[PrefillSample] = []
+    contended_decode: list[DecodeSample] = []
+    dispatch_s: list[float] = []
+    handoff_s: list[float] = []
+
+
+class Experiments:
+    """Runs them one after the other on a cluster that nobody else uses. ``say`` hears what comes next."""
+
+    def __init__(self, house: House, watch: StepWatch, say: Callable[[str, float], None]) -> None:
+        self._house = house
+        self._watch = watch
+        self._say = say
+        spec: ClusterSpec = house.cluster.spec
+        self._roles = {pool.role for pool in spec.pools}
+        self._budget = min(pool.token_budget for pool in spec.pools)
+        self._longest = house.cluster.max_model_tokens
+        self._most = max(pool.max_running for pool in spec.pools if pool.role is not Role.PREFILL)
+        self._room = min(share.arena.blocks * spec.kv.block_tokens for share in house.cluster.shares)
+        self.samples = Samples()
+
+    async def run(self) -> Samples:
+        """All of them."""
+        prompts = [n for n in PROMPTS if n < self._longest - 2 and n <= self._room // 2]
+        contexts = [n for n in CONTEXTS if n < self._longest - MANY_TOKENS]
+        plan = [(self._single, n, 0) for n in (prompts[0], *prompts)]  # the first one again: it warms up
+        plan += [
+            (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
+        ]
+        plan += [
+            (self._beside, b, n) for b in (2, 8) for n in prompts if n >= 64 and self._fits(b, contexts[0])
+        ]
+        for number, (experiment, first, second) in enumerate(plan):
+            self._say(_words(experiment.__name__, first, second), number / len(plan))
+            await experiment(first, second)
+        return self.samples
+
+    def _fits(self, batch: int, context: int) -> bool:
+        return batch * (context + MANY_TOKENS) <= self._room * 3 // 4
+
+    # ------------------------------------------------------------ prompts alone
+
+    async def _single(self, tokens: int, _unused: int) -> None:
+        for _ in range(REPEATS):
+            answer = (await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=2)]))[0]
+            steps = await self._steps()
+            prefills = [step for step in steps if step.prefill_tokens]
+            cached = 0
+            for step in prefills:
+                seconds = step.gap_s if step.gap_s is not None else step.busy_s
+                self.samples.prefill.append(PrefillSample(step.prefill_tokens, cached, seconds))
+                cached += step.prefill_tokens
+            taken_s = sum(step.busy_s for step in prefills)
+            if cached == tokens and answer.first_s is not None:
+                self.samples.dispatch_s.append(max(0.0, answer.ttft_s - taken_s))
+            self._note_handoff(answer)
+            if taken_s > EXPERIMENT_S / 2:
+                return
+
+    # ------------------------------------------------------------ decodes alone
+
+    async def _batch(self, batch: int, context: int) -> None:
+        tokens = self._output_tokens(batch)
+        asked = [Arrival(t_s=0, input_tokens=context, output_tokens=tokens)] * batch
+        for answer in await self._house.together(asked):
+            self._note_handoff(answer)
+        decoded = 0
+        for step in await self._steps():
+            if step.decode_tokens == batch and not step.prefill_tokens and step.gap_s is not None:
+                sample = DecodeSample(batch, batch * context + decoded, step.gap_s)
+                self.samples.decode.append(sample)
+            decoded += step.decode_tokens
+
+    def _output_tokens(self, batch: int) -> int:
+        known = [it.seconds for it in self.samples.decode if it.batch >= batch / 2]
+        if not known:
+            return FEW_TOKENS
+        return max(FEW_TOKENS, min(MANY_TOKENS, int(EXPERIMENT_S / max(median(known), 1e-4))))
+
+    # ------------------------------------------------------------ a prompt beside decodes
+
+    async def _beside(self, batch: int, tokens: int) -> None:
+        """On one mixed worker they share steps; on split workers they share the machine."""
+        context = CONTEXTS[0]
+        output = min(self._longest - context - 1, 4 * MANY_TOKENS)
+        background = asyncio.create_task(
+            self._house.together([Arrival(t_s=0, input_tokens=context, output_tokens=output)] * batch)
+        )
+        await self._until_decoding(batch)
+        await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
+        await background
+        steps = await self._steps()
+        if Role.MIXED in self._roles:
+            self._keep_mixed(steps, batch, context)
+        else:
+            self._keep_contended(steps, batch, context)
+
+    async def _until_decoding(self, batch: int) -> None:
+        seen = 0
+        while seen < 2:
+            await asyncio.sleep(0.001)
+            seen = sum(step.decode_tokens == batch for step in self._watch.steps)
+            if not self._house.cluster.driver.requests.ids():
+                return
+
+    def _keep_mixed(self, steps: Sequence[Step], batch: int, context: int) -> None:
+        decoded = cached = 0
+        for step in steps:
+            if step.prefill_tokens and step.decode_tokens == batch and step.gap_s is not None:
+                total = batch * context + decoded
+                sample = PrefillSample(step.prefill_tokens, cached, step.gap_s, batch, total)
+                self.samples.mixed.append(sample)
+                cached += step.prefill_tokens
+            decoded += step.decode_tokens
+
+    def _keep_contended(self, steps: Sequence[Step], batch: int, context: int) -> None:
+        """Decode steps that lie inside a prefill step, and prefill steps while everybody decodes."""
+        running = [step for step in steps if step.decode_tokens == batch and step.gap_s is not None]
+        if not running:
+            return
+        begun_s, over_s = running[0].ended_s, running[-1].ended_s
+        chunks = [
+            s for s in steps if s.prefill_tokens and s.ended_s - s.busy_s > begun_s and s.ended_s < over_s
+        ]
+        cached = 0
+        for chunk in chunks:
+            self.samples.contended_prefill.append(PrefillSample(chunk.prefill_tokens, cached, chunk.busy_s))
+            cached += chunk.prefill_tokens
+        decoded = 0
+        for step in running:
+            began_s = step.ended_s - (step.gap_s or 0.0)
+            if any(
+                chunk.ended_s - chunk.busy_s <= began_s and step.ended_s <= chunk.ended_s for chunk in chunks
+            ):
+                sample = DecodeSample(batch, batch * context + decoded, step.gap_s or 0.0)
+                self.samples.contended_decode.append(sample)
+            decoded += batch
+
+    # ------------------------------------------------------------ shared
+
+    async def _steps(self) -> list[Step]:
+        """Steps since the last call, once the cluster is still."""
+        await asyncio.sleep(0.02)
+        return self._watch.take()
+
+    def _note_handoff(self, answer: Answer) -> None:
+        if answer.report is not None and answer.report.handoff.blocks:
+            self.samples.handoff_s.append(answer.report.handoff.handoff_s)
+
+
+def _words(name: str, first: int, second: int) -> str:
+    return {
+        "_single": f"a prompt of {first} tokens",
+        "_batch": f"{first} sequences of {second} tokens decode",
+        "_beside": f"a prompt of {second} tokens beside {first} decodes",
+    }[name]

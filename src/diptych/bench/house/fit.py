@@ -1,0 +1,168 @@
+"""From samples of single steps to a profile, with what the profile leaves unexplained.
+
+Knows: medians, least squares over two or three unknowns. Does not know: how samples were taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+import msgspec
+
+from diptych.bench.house.experiments import DecodeSample, PrefillSample, Samples
+from diptych.domain.errors import ClusterError
+from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
+from diptych.performance.steps import Chunk, FittedSteps
+
+WARM_UP_SAMPLES = 2
+"""The first samples of an engine's life pay for first use."""
+
+
+class Residual(msgspec.Struct, frozen=True, kw_only=True):
+    """How far single steps lie from the profile: relative errors (measured over fitted, minus one)."""
+
+    samples: int
+    median: float
+    median_absolute: float
+    p90_absolute: float
+
+
+class Fitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile and its residuals by kind of step."""
+
+    profile: ProfileSpec
+    residuals: dict[str, Residual]
+
+
+def fit_profile(samples: Samples, role: str, *, kv_tokens: int, kv_bytes_per_token: int) -> Fitted:
+    """The profile of one role's workers.
+
+    Raises:
+        ClusterError: too few samples of a kind that the role needs.
+    """
+    prefill = samples.prefill[WARM_UP_SAMPLES:]
+    if len({it.new_tokens for it in prefill}) < 2:
+        raise ClusterError(
+            "too few prompts were measured; give the cluster more KV memory or a longer context"
+        )
+    if not samples.decode:
+        raise ClusterError("no decode step was measured; the cluster answered too few requests")
+    base = ProfileSpec(
+        prefill=_prefill(prefill),
+        decode=(_decode(samples.decode),),
+        kv_tokens=kv_tokens,
+        kv_bytes_per_token=kv_bytes_per_token,
+        dispatch_s=median(samples.dispatch_s) if samples.dispatch_s else 0.0,
+        handoff_fixed_s=median(samples.handoff_s) if samples.handoff_s else 0.0,
+    )
+    steps = FittedSteps(base)
+    changes: dict[str, float] = {}
+    if samples.mixed:
+        changes["mixed_decode_factor"], changes["mixed_prefill_factor"] = _mixed(samples.mixed, steps)
+    contended = samples.contended_prefill if role == "prefill" else samples.contended_decode
+    if contended:
+        changes["contended_factor"] = max(1.0, median(it.seconds / _expected(it, steps) for it in contended))
+    profile = base.model_copy(update=changes)
+    return Fitted(profile=profile, residuals=_residuals(samples, prefill, FittedSteps(profile)))
+
+
+def _prefill(samples: Sequence[PrefillSample]) -> PrefillFit:
+    """A table of whole prompts, and the slope of what stands before a chunk."""
+    by_tokens: dict[int, list[float]] = {}
+    for it in samples:
+        if not it.cached_tokens:
+            by_tokens.setdefault(it.new_tokens, []).append(it.seconds)
+    rows = tuple((tokens, median(seconds)) for tokens, seconds in sorted(by_tokens.items()))
+    bare = dict(rows)
+    behind = [
+        (2.0 * it.new_tokens * it.cached_tokens, it.seconds - bare[it.new_tokens])
+        for it in samples
+        if it.cached_tokens and it.new_tokens in bare
+    ]
+    return PrefillFit(by_tokens=rows, per_token2_s=max(0.0, _slope(behind)))
+
+
+def _decode(samples: Sequence[DecodeSample]) -> DecodeFit:
+    """One slope over the context for all batches, from each batch's own spread, and a table of the rest."""
+    batches = sorted({it.batch for it in samples})
+    medians = {
+        (batch, context): (median(it.context_tokens for it in group), median(it.seconds for it in group))
+        for batch in batches
+        for context, group in _by_context([it for it in samples if it.batch == batch]).items()
+    }
+    pairs: list[tuple[float, float]] = []
+    for batch in batches:
+        points = [point for (other, _), point in medians.items() if other == batch]
+        middle = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
+        pairs += [(x - middle[0], y - middle[1]) for x, y in points]
+    slope = max(0.0, _slope(pairs))
+    rows = [
+        (batch, max(0.0, median(y - slope * x for (other, _), (x, y) in medians.items() if other == batch)))
+        for batch in batches
+    ]
+    if len(rows) == 1:
+        return DecodeFit(fixed_s=rows[0][1], per_context_token_s=slope)
+    return DecodeFit(per_context_token_s=slope, by_batch=tuple(rows))
+
+
+def _by_context(samples: Iterable[DecodeSample]) -> dict[int, list[DecodeSample]]:
+    """Groups whose contexts differ by less than a tenth."""
+    groups: dict[int, list[DecodeSample]] = {}
+    for it in sorted(samples, key=lambda it: it.context_tokens):
+        last = next(reversed(groups), None)
+        if last is not None and it.context_tokens <= 1.25 * last + 64 * it.batch:
+            groups[last].append(it)
+        else:
+            groups[it.context_tokens] = [it]
+    return groups
+
+
+def _mixed(samples: Sequence[PrefillSample], steps: FittedSteps) -> tuple[float, float]:
+    """Factors of the decode part and of the prefill part, least squares over relative errors."""
+    saa = sab = sbb = say = sby = 0.0
+    for it in samples:
+        a = steps.step_s((), it.decodes, it.context_tokens) / it.seconds
+        b = steps.step_s((Chunk(it.new_tokens, it.cached_tokens),), 0, 0) / it.seconds
+        saa, sab, sbb, say, sby = saa + a * a, sab + a * b, sbb + b * b, say + a, sby + b
+    determinant = saa * sbb - sab * sab
+    if determinant <= 1e-12:
+        return 1.0, 1.0
+    decode = (say * sbb - sby * sab) / determinant
+    prefill = (sby * saa - say * sab) / determinant
+    if decode <= 0.05 or prefill <= 0.05:  # too much alike to tell apart: one factor for both
+        both = (say + sby) / (saa + 2 * sab + sbb)
+        return both, both
+    return decode, prefill
+
+
+def _expected(it: PrefillSample | DecodeSample, steps: FittedSteps) -> float:
+    if isinstance(it, DecodeSample):
+        return steps.step_s((), it.batch, it.context_tokens)
+    return steps.step_s((Chunk(it.new_tokens, it.cached_tokens),), it.decodes, it.context_tokens)
+
+
+def _residuals(samples: Samples, prefill: Sequence[PrefillSample], steps: FittedSteps) -> dict[str, Residual]:
+    kinds: dict[str, Sequence[PrefillSample | DecodeSample]] = {
+        "prefill": prefill,
+        "decode": samples.decode,
+        "mixed": samples.mixed,
+    }
+    return {kind: _residual(group, steps) for kind, group in kinds.items() if group}
+
+
+def _residual(group: Sequence[PrefillSample | DecodeSample], steps: FittedSteps) -> Residual:
+    errors = sorted(it.seconds / _expected(it, steps) - 1 for it in group)
+    sizes = sorted(abs(error) for error in errors)
+    return Residual(
+        samples=len(errors),
+        median=median(errors),
+        median_absolute=median(sizes),
+        p90_absolute=sizes[int(0.9 * (len(sizes) - 1))],
+    )
+
+
+def _slope(pairs: Sequence[tuple[float, float]]) -> float:
+    """Least squares through the origin."""
+    squares = sum(x * x for x, _ in pairs)
+    return sum(x * y for x, y in pairs) / squares if squares > 0 else 0.0

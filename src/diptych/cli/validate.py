@@ -1,0 +1,124 @@
+"""`diptych validate`: does the simulator say what this machine does?
+
+Knows: flags, tables, exit codes. Does not know: how either side is run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from diptych.cli.options import ClusterFlags
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from diptych.bench.house.validate import Comparison
+    from diptych.domain.cluster import ClusterSpec
+
+EXIT_DISAGREES = 1
+
+
+def validate(
+    target: str | None = None,
+    /,
+    *,
+    seconds: float = 25.0,
+    seed: int = 1,
+    json: Annotated[bool, Parameter(name="--json")] = False,
+    output: Path | None = None,
+    cluster: ClusterFlags = ClusterFlags(),
+) -> None:
+    """Run the built-in engine under load, run the same requests in virtual time, and compare.
+
+    Without pools in flags or spec: one mixed worker, then one prefill and one decode worker; each is
+    calibrated
+    first, then three loads and a trace with shared prefixes. Exit code 1 when a percentile lies more than 10
+    % off.
+
+    Parameters
+    ----------
+    target: str
+        A model (directory, hub name or 'builtin') or a spec file (.yaml).
+    seconds: float
+        About how long each real run lasts.
+    seed: int
+        Of arrivals and lengths.
+    json: bool
+        One object on stdout instead of a table.
+    output: Path
+        A directory for the profiles and the comparison.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from diptych.bench.house.calibrate import write
+    from diptych.bench.house.validate import validate as compare
+    from diptych.cli.progress import Steps
+
+    console = Console(stderr=True)
+    with Steps(console) as steps:
+        rows, calibrations = asyncio.run(
+            compare(_topologies(target, cluster), seconds=seconds, seed=seed, say=steps.say)
+        )
+    document: dict[str, Any] = {
+        "passed": all(row.passed for row in rows),
+        "rows": [msgspec.to_builtins(row) | {"error": row.error, "passed": row.passed} for row in rows],
+    }
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, calibration in calibrations.items():
+            write(calibration, output / f"profile-{name}.yaml")
+        (output / "validation.json").write_bytes(msgspec.json.format(msgspec.json.encode(document)))
+    if json:
+        print(msgspec.json.encode(document).decode())
+    else:
+        Console().print(_table(rows))
+    if not document["passed"]:
+        sys.exit(EXIT_DISAGREES)
+
+
+def _topologies(target: str | None, cluster: ClusterFlags) -> dict[str, ClusterSpec]:
+    """What the flags ask for; else both ways of using this machine."""
+    from dataclasses import replace
+
+    from diptych.cli.spec import SPEC_SUFFIXES, resolve
+
+    asked = (cluster.prefill, cluster.decode, cluster.mixed) != (None, None, None)
+    if asked or (target is not None and target.endswith(SPEC_SUFFIXES)):
+        return {"spec": resolve(target, cluster, os.environ).spec}
+    mixed = replace(cluster, mixed=1)
+    split = replace(cluster, prefill=1, decode=1)
+    return {
+        "1 mixed": resolve(target, mixed, os.environ).spec,
+        "1P+1D": resolve(target, split, os.environ).spec,
+    }
+
+
+def _table(rows: Sequence[Comparison]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="simulated against measured", title_justify="left")
+    for heading in ("topology", "load", "requests", "metric", "measured ms", "simulated ms", "error", ""):
+        table.add_column(
+            heading, justify="left" if heading in ("topology", "load", "metric", "") else "right"
+        )
+    for row in rows:
+        table.add_row(
+            row.topology,
+            row.load,
+            str(row.requests),
+            row.metric,
+            f"{1e3 * row.measured_s:.2f}",
+            f"{1e3 * row.simulated_s:.2f}",
+            f"{row.error:+.1%}",
+            "ok" if row.passed else "off",
+        )
+    return table
