@@ -1,4 +1,5 @@
-"""The package's data files, and a user's own: the hardware catalogue, model sizes by name or path.
+"""The package's data files, and a user's own: the hardware catalogue, model sizes by name or path,
+efficiencies.
 
 Knows: where the files lie. Does not know: their form (`diptych.performance` does).
 """
@@ -13,6 +14,7 @@ from diptych.domain.cluster import BUILTIN_MODEL
 from diptych.domain.errors import SpecError
 from diptych.performance.catalogue import Catalogue
 from diptych.performance.catalogue_text import parse_catalogue
+from diptych.performance.efficiencies import Fitted, parse_efficiencies
 from diptych.performance.model_config import parse_model_sizes
 from diptych.performance.model_file import ModelLibrary, parse_config_text
 from diptych.performance.model_sizes import ModelSizes
@@ -21,6 +23,12 @@ from diptych.performance.model_sizes import ModelSizes
 def load_catalogue() -> Catalogue:
     """The hardware catalogue that ships with the package."""
     return parse_catalogue(_texts("hardware", ".toml"))
+
+
+def load_efficiencies() -> Fitted:
+    """The named efficiencies that ship with the package."""
+    ((name, text),) = _texts("efficiencies", ".toml").items()
+    return parse_efficiencies(text, name)
 
 
 def load_model_library() -> ModelLibrary:
