@@ -50,37 +50,40 @@ def medians(data: Path) -> list[Row]:
 
 
 def budgets(_data: Path) -> list[Row]:
-    """T5: machines for an equal budget. T6: what capping saves."""
+    """T5: machines for an equal budget."""
     h100, a100, capped = SPLITWISE_H100, SPLITWISE_A100, SPLITWISE_H100_CAPPED
-    five, six = Sheet("T5", By.CLOSED), Sheet("T6", By.CLOSED)
-    found = [
-        five.exact("A100 for the power of 40 H100", 70, equal_machines(40, h100.power, a100.power)),
-        five.exact("A100 for the cost of 40 H100", 86, equal_machines(40, h100.cost, a100.cost)),
-        five.exact("capped for the power of 15 H100", 21, machines_for(15 * h100.power, capped.power)),
+    sheet = Sheet("T5", By.CLOSED)
+    return [
+        sheet.exact("A100 for the power of 40 H100", 70, equal_machines(40, h100.power, a100.power)),
+        sheet.exact("A100 for the cost of 40 H100", 86, equal_machines(40, h100.cost, a100.cost)),
+        sheet.exact("capped for the power of 15 H100", 21, machines_for(15 * h100.power, capped.power)),
     ]
+
+
+def caps(_data: Path) -> list[Row]:
+    """T6: what capping decode saves."""
+    full, capped = SPLITWISE_H100.power, SPLITWISE_H100_CAPPED.power
+    sheet = Sheet("T6", By.CLOSED)
+    found: list[Row] = []
     for prefill, decode, units, percent in ((36, 4, 1707, -3.0), (18, 22, 1470, -16.5)):
-        effect = cap_pool("decode", prefill, decode, h100.power, capped.power)
+        effect = cap_pool("decode", prefill, decode, full, capped)
         found += [
-            six.exact(f"{prefill}P/{decode}T, decode capped, units", units, round(effect.power)),
-            six.near(f"{prefill}P/{decode}T, saved, %", percent, -100 * effect.saved_share, absolute=0.05),
-            six.exact(f"{prefill}P/{decode}T, decode rate kept", 1.0, effect.decode_rate_factor),
+            sheet.exact(f"{prefill}P/{decode}T, decode capped, units", units, round(effect.power)),
+            sheet.near(f"{prefill}P/{decode}T, saved, %", percent, -100 * effect.saved_share, absolute=0.05),
+            sheet.exact(f"{prefill}P/{decode}T, decode rate kept", 1.0, effect.decode_rate_factor),
         ]
-    prompt = cap_pool("prefill", 36, 4, h100.power, capped.power)
-    chosen = phase_to_cap(36, 4, h100.power, capped.power)
+    prompt = cap_pool("prefill", 36, 4, full, capped)
+    chosen = phase_to_cap(36, 4, full, capped)
+    label = chosen.assumption if chosen is not None else "nothing is capped"
     return [
         *found,
-        six.near("prompt machines capped: time of a prompt", 1.30, 1 / prompt.prefill_rate_factor),
-        six.holds(
+        sheet.near("prompt machines capped: time of a prompt", 1.30, 1 / prompt.prefill_rate_factor),
+        sheet.holds(
             "only decode is capped",
             "prefill rate untouched",
             chosen is not None and chosen.prefill_rate_factor == 1.0,
         ),
-        six.holds(
-            "the factor is labelled",
-            "assumption",
-            chosen is not None and "assumed, not measured" in chosen.assumption,
-            chosen.assumption if chosen is not None else "",
-        ),
+        sheet.holds("the factor is labelled", "assumption", "assumed, not measured" in label, label),
     ]
 
 

@@ -69,7 +69,7 @@ class Sheet:
         """Passes within either tolerance."""
         slack = 1e-9 * max(1.0, abs(expected))
         good = abs(obtained - expected) <= max(relative * abs(expected), absolute) + slack
-        parts = [f"±{relative:.0%}"] * (relative > 0) + [f"±{absolute:g}"] * (absolute > 0)
+        parts = [f"±{100 * relative:g} %"] * (relative > 0) + [f"±{absolute:g}"] * (absolute > 0)
         tolerance = " or ".join(parts) or "exact"
         return self._row(quantity, expected, obtained, tolerance, good, note)
 

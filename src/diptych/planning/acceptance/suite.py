@@ -47,8 +47,20 @@ PIECES: tuple[Piece, ...] = (
     *(Piece("T4", "regimes", "rows_for", index, cpu_s=15) for index in range(8)),
     Piece("T5", "fleet_tables", "medians"),
     Piece("T5", "fleet_tables", "budgets"),
+    Piece("T5", "splitwise_fleet", "h100", cpu_s=23),
+    Piece("T5", "splitwise_fleet", "mixed", cpu_s=7),
+    Piece("T5", "splitwise_fleet", "a100", cpu_s=19),
+    Piece("T5", "splitwise_fleet", "published_lookup", cpu_s=12),
+    Piece("T6", "fleet_tables", "caps"),
+    Piece("T7", "others", "silicon", cpu_s=60),
+    Piece("T8", "vllm_runs"),
     Piece("T9", "prefix"),
+    Piece("T10", "ordering", cpu_s=3),
     Piece("T11", "fleet_tables", "stranding"),
+    Piece("T12", "others", "ratios"),
+    Piece("T12", "others", "claims"),
+    Piece("T13", "coder", "constants"),
+    *(Piece("T13", "coder", "rows_at", index, cpu_s=25) for index in range(3)),
 )
 
 
