@@ -35,6 +35,19 @@ FUSES_FP8 = "trtllm"
 against
 those of the other two engines on every fp8 mixture of experts."""
 
+QUERY_NORMS = frozenset(
+    {
+        "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+        "Qwen3NextForCausalLM",
+        "Qwen3_5MoeForConditionalGeneration",
+        "MiniMaxM2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+    }
+)
+"""Families that normalise queries and keys of each layer before attention (their code in `transformers`)."""
+
 MICROSECOND = 1e-6
 
 EXTRA_ENGINE = 0.10
@@ -143,7 +156,7 @@ def choose(value: Callable[[str], float], it: Subject) -> Efficiencies:
         imbalance=value("expert_imbalance") if it.experts_parallel else 1.0,
         mu=(mu := min(1.0, _mu(value, it))),
         mu_experts=min(1.0, mu * value("mu_experts") * (value("mu_experts_ranks") if it.ranks > 1 else 1.0)),
-        mu_attention=value("mu_attention"),
+        mu_attention=value("mu_attention") * (value("mu_attention_latent") if it.latent else 1.0),
         passes=value("passes"),
         routed_passes=value("passes_routed"),
         link=value("eta_link_pcie") if it.slow_link else value("eta_link"),
@@ -222,7 +235,7 @@ def _mu(value: Callable[[str], float], it: Subject) -> float:
 
 def _layer_s(value: Callable[[str], float], it: Subject) -> float:
     extra = value("layer_moe") * it.moe + value("layer_latent") * it.latent
-    extra += value("layer_linear") * it.linear
+    extra += value("layer_linear") * it.linear + value("layer_query_norm") * (it.family in QUERY_NORMS)
     extra += value("layer_fp4") * (it.stored == "fp4" and not it.weight_only and not it.moe)
     extra += value("layer_moe_fp8") * (it.stored == "fp8" and it.moe and it.engine != FUSES_FP8)
     extra += value("layer_weight_only") * it.weight_only

@@ -15,19 +15,13 @@ from pathlib import Path
 
 from diptych.domain.errors import SpecError
 from diptych.planning.fit import report
-from diptych.planning.fit.least_squares import Data, fit, left_out, predicted
+from diptych.planning.fit.least_squares import fit, left_out, predicted
+from diptych.planning.fit.load import data_of
 from diptych.planning.fit.priors import PCIE, priors
-from diptych.planning.fit.rows import FILE, aggregated, disaggregated
-from diptych.planning.fit.vector import table
+from diptych.planning.fit.rows import FILE
 from diptych.planning.library import load_efficiencies
 
 OUT = Path(__file__).parents[2] / "performance" / "data" / "efficiencies" / "silicon.toml"
-
-
-def load(path: Path) -> Data:
-    """Rows of quality ok of one file, as arrays."""
-    prefill, decode = disaggregated(path)
-    return Data(table(aggregated(path)), table(prefill), table(decode))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(path: Path) -> int:
-    data = load(path)
+    data = data_of(path)
     seen = predicted(load_efficiencies().value, data)
     print(report.table(data, seen, seen))
     print(report.summary("shipped", report.errors(data, seen)))
@@ -55,7 +49,7 @@ def _score(path: Path) -> int:
 
 
 def _fit(folder: Path, out: Path) -> int:
-    data = load(folder / FILE)
+    data = data_of(folder / FILE)
     rows = (*data.whole.rows, *data.decode.rows)
     constants = priors((row.model.architecture for row in rows), (row.chip.name for row in rows))
     whole = fit(data, constants)

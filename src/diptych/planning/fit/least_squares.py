@@ -16,7 +16,7 @@ from diptych.planning.fit.vector import Table, predict, predict_split, predict_s
 Array: TypeAlias = Any
 """A numpy array of floats (or truth values); the formulas take it where they take a float."""
 
-TPOT_SCALE = 0.1
+TPOT_SCALE = 0.05
 """Log error beyond which a TPOT row loses weight."""
 
 TTFT_SCALE, TTFT_WEIGHT = 0.2, 0.6

@@ -36,8 +36,9 @@ _SHARED = (
     Prior("mu_fp4", 0.85, 0.12, "1", "fp4 over fp8 products"),
     Prior("mu_weight_only", 1.0, 0.2, "1", "bf16 products of 4-bit weights over fp8 products"),
     Prior("mu_experts", 0.3, 0.3, "1", "Grouped expert products over dense ones (§4: .30 for MoE)"),
-    Prior("mu_experts_ranks", 2.0, 0.4, "1", "The same with attention ranks: whole matrices"),
+    Prior("mu_experts_ranks", 3.0, 0.3, "1", "The same with attention ranks: whole matrices"),
     Prior("mu_attention", 0.45, 0.2, "1", "Compute efficiency of attention, of the bf16 peak"),
+    Prior("mu_attention_latent", 1.5, 0.3, "1", "Latent over other attention: partly in fp8"),
     Prior("mu_decay", 0.1, 0.5, "1", "Exponent of the chips of a stage by which μ falls (the links apart)"),
     Prior("passes", 12.0, 0.4, "1", "Passes over a token's activations per layer, at full bandwidth"),
     Prior("passes_routed", 4.0, 0.5, "1", "The same per expert that a token is sent to"),
@@ -47,6 +48,7 @@ _SHARED = (
     Prior("layer_beyond", 40.0, 0.6, "µs", "Per layer when the stage spans scale-up domains"),
     Prior("layer_moe", 15.0, 0.4, "µs", "Router, permutation and their launches, per layer"),
     Prior("layer_latent", 30.0, 0.4, "µs", "The further products of latent attention, per layer"),
+    Prior("layer_query_norm", 7.0, 0.4, "µs", "Norms of queries and keys, per layer"),
     Prior("layer_linear", 10.0, 0.4, "µs", "Convolution and gates of models with linear layers, per layer"),
     Prior("layer_fp4", 9.0, 0.4, "µs", "Conversions of activations to fp4, per layer of dense models"),
     Prior(
