@@ -55,14 +55,15 @@ PURE_MODULES = PURE_STANDARD | {"msgspec", "pydantic"}
 """All that the pure rows may import beside each other: values and arithmetic."""
 
 PURE_EXTRAS = {
+    "domain": {"struct"},
     "metrics": {"prometheus_client"},
     "builtin": {"pathlib", "importlib"},
     "workload": {"random", "csv", "json", "datetime"},
     "performance": {"tomllib", "json", "datetime"},
 }
-"""Exceptions: metrics speak Prometheus' text form; the built-in model is a folder of files; workloads draw
-from a
-generator that is passed in and parse lines; the catalogue parses text."""
+"""Exceptions: hashing packs tokens into bytes; metrics speak Prometheus' text form; the built-in model is a
+folder of files; workloads draw from a generator that is passed in and parse lines; the catalogue parses
+text."""
 
 TORCH_PACKAGES = frozenset({"kernels", "models", "transfer", "engine", "adapters"})
 """Where torch may be imported at all, besides the worker's own files in `runtime`."""

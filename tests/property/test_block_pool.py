@@ -56,7 +56,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
     @rule()
     def draw(self) -> None:
         before = self._held()
-        block = self.pool.draw()
+        (block,) = self.pool.draw()
         assert block not in before
         self.holders.append([block])
         self.reserved -= 1
@@ -82,7 +82,8 @@ class BlockPoolMachine(RuleBasedStateMachine):
             return
         name = BlockHash(bytes([number] * 16))
         self._hear()
-        assert self.pool.publish(name, block) == (name not in self.index)
+        self.pool.publish([name], [block])
+        assert (self.pool.find(name) == block) == (name not in self.index)
 
     @rule(numbers=st.lists(st.integers(0, 9), max_size=4, unique=True))
     def hold_cached(self, numbers: list[int]) -> None:
@@ -90,8 +91,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
         found = [self.pool.find(BlockHash(bytes([number] * 16))) for number in numbers]
         blocks = [block for block in found if block is not None]
         if sum(self.pool.is_idle(block) for block in blocks) <= self.pool.available_blocks:
-            for block in blocks:
-                self.pool.hold(block)
+            self.pool.hold(blocks)
             self.holders.append(blocks)
 
     @rule(numbers=st.lists(st.integers(0, 9), max_size=4, unique=True))

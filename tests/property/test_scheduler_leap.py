@@ -22,7 +22,7 @@ from diptych.domain.commands import (
 )
 from diptych.domain.errors import Bug
 from diptych.domain.events import BlocksCached, BlocksEvicted, Reserved, WorkerEvent
-from diptych.domain.ids import LeaseId, RequestId, WorkerId
+from diptych.domain.ids import LeaseId, RequestId, TokenId, WorkerId
 from diptych.domain.kv import blocks_for
 from diptych.domain.request import Sampled, SamplingParams
 from diptych.domain.step import StepPlan, StepResult
@@ -37,6 +37,8 @@ FOREIGN = 1000
 """Block ids from here on belong to others."""
 TOKEN = 1
 """What every sequence samples; prompts are made of it too, so that outputs become prefixes of prompts."""
+END = 0
+"""The stop token."""
 
 pick = st.integers(0, 1000)
 
@@ -81,14 +83,41 @@ def flat(events: list[WorkerEvent]) -> list[object]:
     return found
 
 
-def step(scheduler: Scheduler) -> tuple[StepPlan | None, list[WorkerEvent]]:
-    """One whole step in which everyone samples the same."""
+def step(scheduler: Scheduler, last: int | None = None) -> tuple[StepPlan | None, list[WorkerEvent]]:
+    """One whole step in which everyone samples the same, except that somebody (number ``last``) may end."""
     plan = scheduler.plan()
     events = scheduler.drain_events()
     if plan is not None:
-        sampled = {piece.request_id: Sampled(TOKEN) for piece in plan.slices if piece.sample}
+        named = ends(plan, last)
+        tokens = {piece.request_id: TOKEN for piece in plan.slices if piece.sample} | named
+        sampled = {name: Sampled(token) for name, token in tokens.items()}
         events += scheduler.commit(plan, StepResult(sampled=sampled)).events
     return plan, events
+
+
+def ends(plan: StepPlan, last: int | None) -> dict[RequestId, TokenId]:
+    """Who samples the stop token."""
+    names = [piece.request_id for piece in plan.slices if piece.sample]
+    return {} if last is None or not names else {names[last % len(names)]: END}
+
+
+def light_step(scheduler: Scheduler, plan: StepPlan | None, last: int | None) -> list[WorkerEvent]:
+    """The same without an engine. ``plan``: what another scheduler has planned."""
+    shape = scheduler.begin()
+    events = scheduler.drain_events()
+    assert (shape is None) == (plan is None)
+    if plan is None or shape is None:
+        return events
+    pieces = {piece.request_id: piece for piece in plan.slices}
+    for chunk in shape.chunks:
+        piece = pieces.pop(chunk.request_id)
+        assert chunk[1:] == (len(piece.token_ids), piece.start, piece.sample)
+    assert shape.step == plan.step
+    assert shape.decodes == len(pieces)
+    assert shape.context_tokens == sum(piece.start for piece in pieces.values())
+    assert shape.copied_blocks == len(plan.copies)
+    assert [new.request_id for new in plan.new if new.request_id in pieces] == list(shape.imports)
+    return events + scheduler.finish(TOKEN, ends(plan, last))
 
 
 def only_decodes(plan: StepPlan | None, running: int, prefilling: bool) -> bool:
@@ -103,10 +132,11 @@ class LeapMachine(RuleBasedStateMachine):
         budget=st.integers(1, 8),
         running=st.integers(1, 6),
         cache=st.booleans(),
+        chunked=st.booleans(),
         first=st.lists(asks, min_size=1, max_size=6),
     )
-    def morning(self, budget: int, running: int, cache: bool, first: list[Ask]) -> None:
-        self.config = SchedulerConfig(ARENA, BLOCK_TOKENS, budget, running, 64, cache)
+    def morning(self, budget: int, running: int, cache: bool, chunked: bool, first: list[Ask]) -> None:
+        self.config = SchedulerConfig(ARENA, BLOCK_TOKENS, budget, running, 64, cache, chunked)
         self.stepper = Scheduler(self.config)
         self.leaper = Scheduler(self.config)
         self.works: list[RequestId] = []
@@ -124,7 +154,7 @@ class LeapMachine(RuleBasedStateMachine):
     @rule(item=asks)
     def arrive(self, item: Ask) -> None:
         name = f"r{len(self.works):03}"
-        sampling = SamplingParams(max_tokens=item.max_tokens, seed=0)
+        sampling = SamplingParams(max_tokens=item.max_tokens, seed=0, stop_token_ids=(END,))
         work = make_work(
             name,
             item.prompt,
@@ -171,12 +201,23 @@ class LeapMachine(RuleBasedStateMachine):
     def take_back(self, which: int) -> None:
         self._tell(ReleaseLease(self.leases[which % len(self.leases)]))
 
-    @rule(steps=st.integers(1, 4))
-    def steps(self, steps: int) -> None:
-        for _ in range(steps):
-            first, second = step(self.stepper), step(self.leaper)
-            assert first[0] == second[0]
-            assert flat(first[1]) == flat(second[1])
+    @rule(steps=st.integers(1, 4), last=st.one_of(st.none(), pick))
+    def steps(self, steps: int, last: int | None) -> None:
+        for number in range(steps):
+            plan, events = step(self.stepper, None if number else last)
+            assert flat(events) == flat(light_step(self.leaper, plan, None if number else last))
+
+    @rule(last=st.one_of(st.none(), pick))
+    def drop_in_flight(self, last: int | None) -> None:
+        """Somebody leaves while a step runs."""
+        plan, shape = self.stepper.plan(), self.leaper.begin()
+        if plan is None or shape is None:
+            return
+        if last is not None:
+            self.drop(last)
+        sampled = {piece.request_id: Sampled(TOKEN) for piece in plan.slices if piece.sample}
+        events = self.stepper.commit(plan, StepResult(sampled=sampled)).events
+        assert flat([*events]) == flat(self.leaper.finish(TOKEN, {}))
 
     @rule(share=st.integers(1, 4))
     def leap(self, share: int) -> None:
@@ -227,7 +268,10 @@ class LeapMachine(RuleBasedStateMachine):
 
     def _looks(self, scheduler: Scheduler) -> bool:
         stats = scheduler.stats()
-        full = stats.running == min(self.config.max_running, self.config.token_budget)
+        most = self.config.max_running
+        if self.config.chunked_prefill:
+            most = min(most, self.config.token_budget)
+        full = stats.running == most
         return bool(stats.waiting) and not full
 
     @invariant()

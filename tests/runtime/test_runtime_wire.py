@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ from diptych.runtime.wire import (
     head_reader,
     worker_reader,
 )
+from diptych.runtime.worker_main import scheduler_config
 
 HASH = BlockHash(bytes(range(16)))
 RID, WID, LEASE = RequestId("r"), WorkerId("w"), LeaseId("l")
@@ -66,6 +68,7 @@ FROM_HEAD: list[FromHead] = [
         prompt_cache=True,
         token_budget=16,
         max_running=4,
+        chunked_prefill=False,
         cores=(0,),
         threads=1,
         seed=0,
@@ -135,3 +138,10 @@ def test_the_expected_worker_is_let_in() -> None:
 def test_anybody_else_is_not(hello: Hello, error: type[Exception]) -> None:
     with pytest.raises(error):
         check_hello(hello, WID, 3, "s")
+
+
+def test_a_worker_cuts_prompts_or_not_as_its_pool_says() -> None:
+    welcome = FROM_HEAD[0]
+    assert isinstance(welcome, Welcome)
+    assert not scheduler_config(welcome).chunked_prefill
+    assert scheduler_config(msgspec.structs.replace(welcome, chunked_prefill=True)).chunked_prefill

@@ -19,7 +19,7 @@ def pool_with_chain(blocks: int = 4) -> tuple[BlockPool, list[int]]:
     pool = BlockPool(Arena(10, blocks))
     chain = pool.allocate(3)
     for name, block in zip((A, B, C), chain, strict=True):
-        pool.publish(name, block)
+        pool.publish([name], [block])
     pool.release(chain)
     pool.drain_news()
     return pool, chain
@@ -48,14 +48,14 @@ def test_a_chain_is_evicted_from_its_end() -> None:
 
 def test_the_longest_idle_block_is_evicted_first() -> None:
     pool, chain = pool_with_chain(blocks=3)
-    pool.hold(chain[2])
+    pool.hold([chain[2]])
     pool.release([chain[2]])  # used again: now the most recent
     assert pool.allocate(2) == [chain[1], chain[0]]
 
 
 def test_a_held_cached_block_is_not_evicted() -> None:
     pool, chain = pool_with_chain(blocks=3)
-    pool.hold(chain[0])
+    pool.hold([chain[0]])
     assert pool.available_blocks == 2
     assert chain[0] not in pool.allocate(2)
     with pytest.raises(Bug):
@@ -65,7 +65,7 @@ def test_a_held_cached_block_is_not_evicted() -> None:
 def test_news_keep_their_order() -> None:
     pool, _ = pool_with_chain(blocks=3)
     block = pool.allocate(1)[0]  # evicts C
-    pool.publish(C, block)
+    pool.publish([C], [block])
     assert pool.drain_news() == [
         BlocksEvicted(hashes=(C,)),
         BlocksCached(hashes=(C,), block_ids=(block,)),
@@ -76,7 +76,7 @@ def test_news_keep_their_order() -> None:
 def test_content_is_published_once() -> None:
     pool, chain = pool_with_chain(blocks=5)
     twin = pool.allocate(1)
-    assert not pool.publish(A, twin[0])
+    pool.publish([A], [twin[0]])
     assert pool.find(A) == chain[0]
     pool.release(twin)
     assert (pool.free_blocks, pool.cached_blocks) == (2, 3)
@@ -90,7 +90,7 @@ def test_a_reservation_is_kept_from_others() -> None:
     pool.allocate(1)
     with pytest.raises(Bug):
         pool.allocate(1)
-    assert [pool.draw() for _ in range(3)] == [1, 2, 3]
+    assert [*pool.draw(), *pool.draw(2)] == [1, 2, 3]
     with pytest.raises(Bug):
         pool.draw()
 
@@ -107,10 +107,10 @@ def test_a_cancelled_reservation_is_available_again() -> None:
 def test_prefix_hits_cannot_undermine_a_reservation() -> None:
     pool, chain = pool_with_chain(blocks=3)
     assert pool.reserve(2)
-    pool.hold(chain[0])
+    pool.hold([chain[0]])
     with pytest.raises(Bug):
-        pool.hold(chain[1])
-    pool.hold(chain[0])  # held already: costs nothing
+        pool.hold([chain[1]])
+    pool.hold([chain[0]])  # held already: costs nothing
     assert pool.lend(LEASE, [A, B]) == (chain[0],)
 
 
@@ -142,7 +142,7 @@ def test_a_lease_name_is_used_once() -> None:
 def test_two_holders_two_releases() -> None:
     pool, chain = pool_with_chain()
     pool.lend(LEASE, [A])
-    pool.hold(chain[0])
+    pool.hold([chain[0]])
     pool.release_lease(LEASE)
     assert pool.held_blocks == 1
     pool.release([chain[0]])
@@ -188,6 +188,6 @@ def test_check_notices_a_leak_and_a_lost_promise() -> None:
 def test_a_free_block_cannot_be_held_or_published() -> None:
     pool = BlockPool(Arena(0, 4))
     with pytest.raises(Bug):
-        pool.hold(0)
+        pool.hold([0])
     with pytest.raises(Bug):
-        pool.publish(A, 0)
+        pool.publish([A], [0])

@@ -93,6 +93,22 @@ def test_no_room_for_the_blocks():
     assert not worker.scheduler.has_work()
 
 
+def test_waking_cached_blocks_takes_room_too():
+    worker = OneWorker(arena=Arena(0, 3))
+    worker.tell(
+        StartPrefill(make_work("y", PROMPT[:8], SamplingParams(max_tokens=1, seed=1), block_tokens=4))
+    )
+    worker.run()
+    other = make_work("z", PROMPT, SamplingParams(max_tokens=1, seed=1), block_tokens=4)
+    worker.tell(Reserve(other, 2))
+    assert start(worker, 5, promised=1) == []
+    assert worker.said(Bounced) == [Bounced(NAME, 1, NO_ROOM)]
+    worker.tell(DropWork(other.request_id, 1))
+    (fetch,) = start(worker, 5, promised=1, attempt=2)
+    assert len(fetch.target_block_ids) == 1
+    assert worker.scheduler.stats().held_blocks == 3
+
+
 def test_a_failed_transfer_gives_the_sequence_back():
     worker = OneWorker()
     start(worker, 5)

@@ -9,14 +9,38 @@ import msgspec
 
 from diptych.domain.request import Phase
 from diptych.scheduling import Scheduler
+from diptych.scheduling.decoding import Decodes
+from diptych.scheduling.sequence import Sequence
 
-MEMOS = {"hashes", "_config"}
-"""Names of what follows from the rest."""
+MEMOS = {
+    "hashes",
+    "table",
+    "_ahead",
+    "_stops",
+    "_config",
+    "_numbered",
+    "_dues",
+    "_ends",
+    "_filler",
+    "round",
+    "due",
+    "ends",
+}
+"""Names of what follows from the rest, or says how it is remembered."""
 
 
 def state_of(scheduler: Scheduler) -> Any:
     """Nested dicts, lists and plain values, comparable with ``==``."""
-    return _plain(scheduler, {})
+    decodes = scheduler._roster.decodes
+    return _plain(scheduler, {}), [_progress(decodes, sequence) for sequence in decodes.sequences]
+
+
+def _progress(decodes: Decodes, sequence: Sequence) -> Any:
+    """A decoding sequence as it would be if somebody had looked at it, and what is expected of it."""
+    computed = decodes.computed(sequence)
+    missing = computed + 1 - sequence.tokens
+    output = sequence.output + [decodes._filler] * missing
+    return computed, output, sequence.due - decodes.round, sequence.ends - decodes.round
 
 
 def _plain(value: Any, seen: dict[int, int]) -> Any:
@@ -34,7 +58,10 @@ def _plain(value: Any, seen: dict[int, int]) -> Any:
     if id(value) in seen:
         return f"object {seen[id(value)]}"
     seen[id(value)] = len(seen)
-    return {name: _plain(getattr(value, name), seen) for name in _names(value) if name not in MEMOS}
+    names = [name for name in _names(value) if name not in MEMOS]
+    if isinstance(value, Sequence) and value.running and value.phase is Phase.DECODE:
+        names = [name for name in names if name not in ("computed", "output")]  # see `_progress`
+    return {name: _plain(getattr(value, name), seen) for name in names}
 
 
 def _names(value: Any) -> list[str]:
@@ -44,4 +71,4 @@ def _names(value: Any) -> list[str]:
 
 def prefilling(scheduler: Scheduler) -> bool:
     """Whether a running sequence is still in its prompt."""
-    return any(sequence.phase is Phase.PREFILL for sequence in scheduler._roster.running)
+    return any(sequence.phase is Phase.PREFILL for sequence in scheduler._roster.prefilling)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from struct import Struct
 
 import msgspec
 
@@ -84,9 +85,8 @@ def extend_hashes(
 
 
 def _chain(parent: BlockHash, token_ids: Sequence[TokenId], block_tokens: int) -> Iterable[BlockHash]:
+    pack = Struct(f"<{block_tokens}I").pack
     for start in range(0, len(token_ids) - block_tokens + 1, block_tokens):
-        digest = blake2b(parent, digest_size=HASH_BYTES)
-        for token_id in token_ids[start : start + block_tokens]:
-            digest.update(token_id.to_bytes(4, "little"))
-        parent = BlockHash(digest.digest())
+        content = pack(*token_ids[start : start + block_tokens])
+        parent = BlockHash(blake2b(parent + content, digest_size=HASH_BYTES).digest())
         yield parent

@@ -250,6 +250,7 @@ class Incarnation:
             prompt_cache=setup.prompt_cache,
             token_budget=share.pool.token_budget,
             max_running=share.pool.max_running,
+            chunked_prefill=share.pool.chunked_prefill,
             cores=share.cores,
             threads=share.threads,
             seed=setup.seed,

@@ -91,6 +91,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", kw_only=True):
     prompt_cache: bool
     token_budget: int
     max_running: int
+    chunked_prefill: bool
     cores: tuple[int, ...]
     threads: int
     seed: int

@@ -158,7 +158,7 @@ def _run(
     engine: EngineAdapter,
     begin: Begin,
 ) -> int:
-    scheduler = Scheduler(_scheduler_config(welcome), begin.adopted)
+    scheduler = Scheduler(scheduler_config(welcome), begin.adopted)
     worker_id = WorkerId(arguments.worker_id)
     worker = Worker(worker_id, arguments.incarnation, scheduler, engine, MonotonicClock(), channel.send)
     _start_thread("diptych-io", _listen, channel, worker)
@@ -174,7 +174,8 @@ def _run(
     return 0
 
 
-def _scheduler_config(welcome: Welcome) -> SchedulerConfig:
+def scheduler_config(welcome: Welcome) -> SchedulerConfig:
+    """What the scheduler has to know of it."""
     return SchedulerConfig(
         arena=welcome.arena,
         block_tokens=welcome.layout.block_tokens,
@@ -182,6 +183,7 @@ def _scheduler_config(welcome: Welcome) -> SchedulerConfig:
         token_budget=welcome.token_budget,
         max_running=welcome.max_running,
         prompt_cache=welcome.prompt_cache,
+        chunked_prefill=welcome.chunked_prefill,
     )
 
 

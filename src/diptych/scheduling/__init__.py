@@ -7,6 +7,7 @@ continuous batching. Does not know: tensors, time, sockets, other workers, the c
 from diptych.scheduling.batcher import KV_PRESSURE, NO_ROOM, TOO_LARGE
 from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.config import SchedulerConfig
+from diptych.scheduling.describing import ChunkShape, StepShape
 from diptych.scheduling.fetching import FETCH_FAILED, Fetch
 from diptych.scheduling.leaping import Steady
 from diptych.scheduling.scheduler import Scheduler, StepOutcome
@@ -17,9 +18,11 @@ __all__ = [
     "NO_ROOM",
     "TOO_LARGE",
     "BlockPool",
+    "ChunkShape",
     "Fetch",
     "Scheduler",
     "SchedulerConfig",
     "Steady",
     "StepOutcome",
+    "StepShape",
 ]

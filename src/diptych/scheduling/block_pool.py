@@ -41,7 +41,7 @@ class BlockPool:
     def __init__(self, arena: Arena, adopted: Mapping[LeaseId, tuple[BlockId, ...]] | None = None) -> None:
         self._arena = arena
         self._leases: dict[LeaseId, tuple[BlockId, ...]] = dict(adopted or {})
-        self._references = Counter(block for blocks in self._leases.values() for block in blocks)
+        self._references = dict(Counter(block for blocks in self._leases.values() for block in blocks))
         foreign = [block for block in self._references if block not in arena]
         if foreign:
             raise Bug(f"adopted leases name blocks {foreign} outside of {arena}")
@@ -50,6 +50,9 @@ class BlockPool:
         self._free: list[BlockId] = [block for block in reversed(ids) if block not in self._references]
         self._reserved = 0
         self._cache = PrefixCache()
+        self._idle = self._cache.idle
+        self.news = self._cache.news
+        """What `drain_news` would tell; to be looked at only."""
 
     # ------------------------------------------------------------ counts
 
@@ -66,7 +69,7 @@ class BlockPool:
     @property
     def cached_blocks(self) -> int:
         """Blocks that only the prompt cache holds."""
-        return self._cache.idle_blocks
+        return len(self._idle)
 
     @property
     def held_blocks(self) -> int:
@@ -81,11 +84,11 @@ class BlockPool:
     @property
     def available_blocks(self) -> int:
         """Blocks that can be taken by whoever has no reservation."""
-        return self.free_blocks + self.cached_blocks - self._reserved
+        return len(self._free) + len(self._idle) - self._reserved
 
     def obtainable_before(self, block_ids: Sequence[BlockId]) -> int:
         """Blocks that can be taken before the first of these (held or idle) is evicted."""
-        return self.free_blocks + self._cache.idle_before(frozenset(block_ids))
+        return len(self._free) + self._cache.idle_before(frozenset(block_ids))
 
     @property
     def leases(self) -> Mapping[LeaseId, tuple[BlockId, ...]]:
@@ -108,10 +111,10 @@ class BlockPool:
             raise Bug(f"cancels {blocks} reserved blocks of {self._reserved}")
         self._reserved -= blocks
 
-    def draw(self) -> BlockId:
-        """Take one promised block; the caller gets a reference."""
-        self.cancel(1)
-        return self._obtain()
+    def draw(self, blocks: int = 1) -> list[BlockId]:
+        """Take promised blocks; the caller gets a reference to each."""
+        self.cancel(blocks)
+        return self._obtain(blocks)
 
     # ------------------------------------------------------------ references
 
@@ -120,31 +123,40 @@ class BlockPool:
         available: callers look first."""
         if blocks > self.available_blocks:
             raise Bug(f"wants {blocks} blocks, {self.available_blocks} are available")
-        return [self._obtain() for _ in range(blocks)]
+        return self._obtain(blocks)
 
-    def hold(self, block_id: BlockId) -> None:
-        """One more reference to a held or idle block. An idle one costs an available block (`is_idle`)."""
-        if self._cache.is_idle(block_id):
-            if self.available_blocks < 1:
-                raise Bug(f"waking block {block_id} would break a reservation")
-            self._cache.wake(block_id)
-        elif block_id not in self._references:
-            raise Bug(f"block {block_id} is not there to be held")
-        self._references[block_id] += 1
+    def hold(self, block_ids: Iterable[BlockId]) -> None:
+        """One more reference to each of these held or idle blocks. An idle one costs an available block
+        (`is_idle`)."""
+        references = self._references
+        for block_id in block_ids:
+            held = references.get(block_id, 0)
+            if not held:
+                self._wake(block_id)
+            references[block_id] = held + 1
 
     def release(self, block_ids: Sequence[BlockId]) -> None:
         """Give up one reference to each. The last block falls idle first, so that a chain is evicted from
         its end: a block without its predecessors can't be found."""
+        references = self._references
+        gone: list[BlockId] = []
         for block_id in reversed(block_ids):
-            self._release(block_id)
+            held = references.pop(block_id, 0)
+            if held == 1:
+                gone.append(block_id)
+            elif held:
+                references[block_id] = held - 1
+            else:
+                raise Bug(f"block {block_id} is released but not held")
+        self._free += self._cache.rest(gone)
 
     def is_idle(self, block_id: BlockId) -> bool:
         """Whether only the prompt cache holds the block."""
-        return self._cache.is_idle(block_id)
+        return block_id in self._idle
 
     def is_exclusive(self, block_id: BlockId) -> bool:
         """Whether there is one reference and no name: its one holder may write into it."""
-        return self._references[block_id] == 1 and not self._cache.names(block_id)
+        return self._references.get(block_id) == 1 and not self._cache.names(block_id)
 
     # ------------------------------------------------------------ leases
 
@@ -153,10 +165,10 @@ class BlockPool:
         self._no_lease_yet(lease_id)
         run: list[BlockId] = []
         for block_hash in hashes:
-            block_id = self._cache.find(block_hash)
-            if block_id is None or (self.is_idle(block_id) and self.available_blocks < 1):
+            block_id = self.find(block_hash)
+            if block_id is None or (block_id in self._idle and self.available_blocks < 1):
                 break
-            self.hold(block_id)
+            self.hold((block_id,))
             run.append(block_id)
         if run:
             self._leases[lease_id] = tuple(run)
@@ -175,13 +187,29 @@ class BlockPool:
 
     def find(self, block_hash: BlockHash) -> BlockId | None:
         """The block with this content, if there is one."""
-        return self._cache.find(block_hash)
+        return self._cache.block_of.get(block_hash)
 
-    def publish(self, block_hash: BlockHash, block_id: BlockId) -> bool:
-        """Name a full block that the caller holds. False if another block has that content already."""
-        if block_id not in self._references:
-            raise Bug(f"block {block_id} is published but not held")
-        return self._cache.publish(block_hash, block_id)
+    def find_run(self, hashes: Iterable[BlockHash]) -> list[BlockId]:
+        """The blocks of the leading ``hashes``, up to the first that is not here."""
+        block_of = self._cache.block_of
+        run: list[BlockId] = []
+        for block_hash in hashes:
+            block_id = block_of.get(block_hash)
+            if block_id is None:
+                break
+            run.append(block_id)
+        return run
+
+    def count_idle(self, block_ids: Iterable[BlockId]) -> int:
+        """How many of these different blocks only the prompt cache holds."""
+        return len(self._idle.keys() & block_ids)
+
+    def publish(self, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]) -> None:
+        """Name full blocks that the caller holds. One whose content another block has already gets none."""
+        for block_id in block_ids:
+            if block_id not in self._references:
+                raise Bug(f"block {block_id} is published but not held")
+        self._cache.publish(hashes, block_ids)
 
     def drain_news(self) -> list[BlocksCached | BlocksEvicted]:
         """What was published and evicted since the last call, in order."""
@@ -197,7 +225,7 @@ class BlockPool:
         expected = Counter(block for blocks in self._leases.values() for block in blocks)
         for blocks in holders:
             expected.update(blocks)
-        if expected != self._references:
+        if dict(expected) != self._references:
             raise Bug(f"references {self._references} differ from what holders have: {expected}")
         if self.available_blocks < 0:
             raise Bug(f"{self._reserved} blocks are promised, too few are obtainable")
@@ -217,22 +245,24 @@ class BlockPool:
 
     # ------------------------------------------------------------ inside
 
-    def _obtain(self) -> BlockId:
-        block_id = self._free.pop() if self._free else self._cache.evict()
-        self._references[block_id] = 1
-        return block_id
+    def _obtain(self, blocks: int) -> list[BlockId]:
+        """From the free list, then from what has been idle longest."""
+        free = self._free
+        kept = max(0, len(free) - blocks)
+        taken = free[kept:]
+        taken.reverse()
+        del free[kept:]
+        if len(taken) < blocks:
+            taken += self._cache.evict(blocks - len(taken))
+        self._references.update(dict.fromkeys(taken, 1))
+        return taken
 
-    def _release(self, block_id: BlockId) -> None:
-        if block_id not in self._references:
-            raise Bug(f"block {block_id} is released but not held")
-        self._references[block_id] -= 1
-        if self._references[block_id]:
-            return
-        del self._references[block_id]
-        if self._cache.names(block_id):
-            self._cache.rest(block_id)
-        else:
-            self._free.append(block_id)
+    def _wake(self, block_id: BlockId) -> None:
+        if block_id not in self._idle:
+            raise Bug(f"block {block_id} is not there to be held")
+        if self.available_blocks < 1:
+            raise Bug(f"waking block {block_id} would break a reservation")
+        self._cache.wake(block_id)
 
     def _no_lease_yet(self, lease_id: LeaseId) -> None:
         if lease_id in self._leases:

@@ -21,6 +21,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     """KV bytes of one block over all layers."""
     prompt_cache: bool = True
     """Whether full blocks are named and kept when their sequence ends."""
+    chunked_prefill: bool = True
+    """Whether prompts are cut to fit the budget and run beside decodes. False: each runs whole, in a step
+    that holds prompts only (as many as fit, at least one), and decodes wait meanwhile."""
 
     def __post_init__(self) -> None:
         sizes = (self.arena.blocks, self.block_tokens, self.token_budget, self.max_running, self.block_bytes)

@@ -8,7 +8,7 @@ deserves room, steps, commands.
     allocate  pool ──▶ the rest of the prompt's blocks            seat_prompt
     import    foreign full blocks ──▶ table; partial one copied   seat_import
     fetch     cache, reservation ──▶ blocks to be filled          seat_fetch
-    append    reservation, else pool ──▶ one more block           grow
+    append    reservation, else pool ──▶ one more block           take_block
     publish   own full block gets its name, stays own             publish_full
     export    own references ──▶ lease                            export
     end       own references ──▶ pool (idle if named, else free)  give_back
@@ -16,43 +16,56 @@ deserves room, steps, commands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from diptych.domain.errors import Bug
-from diptych.domain.ids import BlockId
+from diptych.domain.ids import BlockHash, BlockId
 from diptych.domain.kv import blocks_for
 from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class PromptNeed:
+class PromptNeed(NamedTuple):
     """What a waiting prompt would take: ``prefix`` blocks that need no computing, ``local`` of them from
-    this worker's cache, and ``fresh`` new ones."""
+    this worker's cache (``idle`` of those held by nobody), and ``fresh`` new ones."""
 
-    prefix: tuple[BlockId, ...]
-    local: tuple[BlockId, ...]
+    prefix: list[BlockId]
+    local: list[BlockId]
+    idle: int
     fresh: int
 
-    def cost(self, pool: BlockPool) -> int:
+    @property
+    def cost(self) -> int:
         """Available blocks that it would use up: waking an idle block costs as much as a fresh one."""
-        return self.fresh + sum(pool.is_idle(block) for block in self.local)
+        return self.fresh + self.idle
 
 
 def prompt_need(sequence: Sequence, pool: BlockPool) -> PromptNeed:
     """Match the longest prefix of whole blocks, block 0 first: lent block, else cached block, else stop."""
+    hashes = sequence.leading_hashes(sequence.matchable_blocks)
+    if sequence.borrowed:
+        prefix, local = _match(sequence.borrowed, hashes, pool)
+    else:
+        prefix = local = pool.find_run(hashes)
+    fresh = blocks_for(sequence.tokens, sequence.block_tokens) - len(prefix)
+    return PromptNeed(prefix, local, pool.count_idle(local) if local else 0, fresh)
+
+
+def _match(
+    borrowed: Mapping[int, BlockId], hashes: Iterable[BlockHash], pool: BlockPool
+) -> tuple[list[BlockId], list[BlockId]]:
     prefix: list[BlockId] = []
     local: list[BlockId] = []
-    for index in range(sequence.matchable_blocks):
-        block_id = sequence.borrowed.get(index)
+    for index, block_hash in enumerate(hashes):
+        block_id = borrowed.get(index)
         if block_id is None:
-            block_id = pool.find(sequence.block_hash(index))
+            block_id = pool.find(block_hash)
             if block_id is None:
                 break
             local.append(block_id)
         prefix.append(block_id)
-    total = blocks_for(len(sequence.tokens), sequence.block_tokens)
-    return PromptNeed(tuple(prefix), tuple(local), total - len(prefix))
+    return prefix, local
 
 
 def can_ever_fit(need: PromptNeed, pool: BlockPool) -> bool:
@@ -65,8 +78,7 @@ def seat_prompt(sequence: Sequence, need: PromptNeed, pool: BlockPool) -> None:
 
     Matched blocks are held before fresh ones are allocated, or they could be evicted in between.
     """
-    for block_id in need.local:
-        pool.hold(block_id)
+    pool.hold(need.local)
     fresh = pool.allocate(need.fresh)
     sequence.block_table = [*need.prefix, *fresh]
     sequence.own_blocks = [*need.local, *fresh]
@@ -79,11 +91,12 @@ def seat_import(sequence: Sequence, pool: BlockPool) -> tuple[tuple[BlockId, Blo
     that the next step has to make: one if the last imported block is partly filled. None: no room. What was
     fetched has its blocks already and may need one more."""
     if sequence.source is not None:
-        return () if grow(sequence, pool) else None
+        has_room = sequence.computed < sequence.capacity or take_block(sequence, pool)
+        return () if has_room else None
     full = sequence.full_blocks
     sequence.block_table = list(sequence.imported_blocks[:full])
     sequence.settled_blocks = full
-    if not grow(sequence, pool):
+    if not take_block(sequence, pool):
         return None
     sequence.copied_blocks = len(sequence.imported_blocks) - full
     return tuple((source, sequence.block_table[full]) for source in sequence.imported_blocks[full:])
@@ -92,39 +105,22 @@ def seat_import(sequence: Sequence, pool: BlockPool) -> tuple[tuple[BlockId, Blo
 def seat_fetch(sequence: Sequence, pool: BlockPool) -> bool:
     """Take own blocks for KV that stands in another memory domain. Leading blocks that are cached here are
     held instead of fetched; the promise for them goes back. False: no room, nothing has changed."""
-    held = _cached_run(sequence, pool)
-    idle = sum(pool.is_idle(block) for block in held)
+    held = pool.find_run(sequence.leading_hashes(sequence.full_blocks))
     missing = len(sequence.imported_blocks) - len(held)
-    if missing + idle > sequence.reserved_blocks + pool.available_blocks:
+    if missing + pool.count_idle(held) > sequence.reserved_blocks + pool.available_blocks:
         return False
     spare = min(len(held), sequence.reserved_blocks)
     pool.cancel(spare)
     sequence.reserved_blocks -= spare
-    for block_id in held:
-        pool.hold(block_id)
-    sequence.block_table = list(held)
-    sequence.own_blocks = list(held)
+    pool.hold(held)
+    promised = min(missing, sequence.reserved_blocks)
+    sequence.reserved_blocks -= promised
+    blocks = [*held, *pool.draw(promised), *pool.allocate(missing - promised)]
+    sequence.block_table = blocks
+    sequence.own_blocks = blocks.copy()
     sequence.settled_blocks = len(held)
     sequence.copied_blocks = missing
-    for _ in range(missing):
-        take_block(sequence, pool)
     return True
-
-
-def _cached_run(sequence: Sequence, pool: BlockPool) -> list[BlockId]:
-    run: list[BlockId] = []
-    for index in range(sequence.full_blocks):
-        block_id = pool.find(sequence.block_hash(index))
-        if block_id is None:
-            break
-        run.append(block_id)
-    return run
-
-
-def grow(sequence: Sequence, pool: BlockPool) -> bool:
-    """Make sure that the next token has a block: from the reservation first, then from what is available.
-    False: no room, nothing has changed."""
-    return sequence.missing_blocks <= 0 or take_block(sequence, pool)
 
 
 def take_block(sequence: Sequence, pool: BlockPool) -> bool:
@@ -132,28 +128,22 @@ def take_block(sequence: Sequence, pool: BlockPool) -> bool:
     changed."""
     if sequence.reserved_blocks:
         sequence.reserved_blocks -= 1
-        block_id = pool.draw()
-    elif pool.available_blocks:
-        (block_id,) = pool.allocate(1)
+        blocks = pool.draw()
+    elif pool.available_blocks > 0:
+        blocks = pool.allocate(1)
     else:
         return False
-    sequence.block_table.append(block_id)
-    sequence.own_blocks.append(block_id)
+    sequence.block_table += blocks
+    sequence.own_blocks += blocks
     return True
 
 
 def publish_full(sequence: Sequence, pool: BlockPool) -> None:
     """Name the blocks that have been filled since the last call."""
-    for index in range(sequence.settled_blocks, sequence.full_blocks):
-        pool.publish(sequence.block_hash(index), sequence.block_table[index])
-    sequence.settled_blocks = max(sequence.settled_blocks, sequence.full_blocks)
-
-
-def publish_block(sequence: Sequence, pool: BlockPool) -> None:
-    """Name the next block that has no name yet; the caller knows that it is full."""
-    index = sequence.settled_blocks
-    pool.publish(sequence.block_hash(index), sequence.block_table[index])
-    sequence.settled_blocks = index + 1
+    start, stop = sequence.settled_blocks, sequence.full_blocks
+    if start < stop:
+        pool.publish(sequence.block_hashes(start, stop), sequence.block_table[start:stop])
+        sequence.settled_blocks = stop
 
 
 def export(sequence: Sequence, pool: BlockPool) -> None:

@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 from diptych.domain.errors import Bug
 from diptych.domain.ids import TokenId
-from diptych.domain.request import Phase
 from diptych.scheduling.batcher import Batcher
 from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.config import SchedulerConfig
-from diptych.scheduling.holding import PromptNeed, prompt_need, publish_block, take_block
+from diptych.scheduling.holding import PromptNeed, prompt_need, publish_full
 from diptych.scheduling.queues import Roster
 from diptych.scheduling.sequence import Sequence
 
@@ -41,61 +40,64 @@ class Leaper:
     def __init__(self, config: SchedulerConfig, roster: Roster, pool: BlockPool, batcher: Batcher) -> None:
         self._config = config
         self._roster = roster
+        self._decodes = roster.decodes
         self._pool = pool
         self._batcher = batcher
 
     # ------------------------------------------------------------ looking ahead
 
-    def steady(self) -> Steady | None:
+    def steady(self, at_most: int | None) -> Steady | None:
         """What is ahead, or None: the next step admits, bounces or prefills (or would admit a prompt if its
         decodes did not grow just then)."""
-        running = self._roster.running
-        if not running or len(running) > self._config.token_budget:
+        decodes = self._decodes
+        running = len(decodes.sequences)
+        if not running or self._roster.prefilling or running > self._config.token_budget:
             return None
-        if any(sequence.phase is Phase.PREFILL for sequence in running):
+        if self._roster.imports.sequences and self._batcher.looks_at_imports():
             return None
-        head = need = None
-        if self._admits():
-            if self._roster.imports:
+        head, need = self._roster.prefills.head, None
+        if head is not None and self._batcher.looks_at_prompts():
+            if self._batcher.fits_anyway(head):
                 return None
-            head = self._roster.prefills.head
-        if head is not None:
             need = prompt_need(head, self._pool)
             if not self._batcher.must_wait(need):
                 return None
-        limit = min(sequence.steps_left for sequence in running)
-        room = self._steps_with_room(max(limit, 1), need)
+        end = decodes.next_end()
+        limit = (decodes.round if end is None else end) - decodes.round - 1
+        if at_most is not None and at_most < limit:
+            limit = at_most
+        room = self._steps_with_room(limit or 1, need)
         if not room:
             return None
-        if head is not None and need is not None:
+        if head is not None and need is not None and self._config.prompt_cache:
             limit = min(limit, self._steps_without_match(head, need))
-        context_tokens = sum(sequence.computed for sequence in running)
-        return Steady(len(running), context_tokens, min(limit, room))
-
-    def _admits(self) -> bool:
-        """Whether a step looks at who waits."""
-        running = len(self._roster.running)
-        return running < self._config.max_running and running < self._config.token_budget
+        return Steady(running, decodes.context_tokens, min(limit, room))
 
     def _steps_with_room(self, limit: int, need: PromptNeed | None) -> int:
         """The largest number of steps up to ``limit`` for which every decode finds its block."""
-        evictable = self._evictable(need)
+        available = self._pool.available_blocks
+        evictable = None if need is None else self._evictable(need)
+        growths = len(self._decodes.sequences) * (1 + limit // self._config.block_tokens)
+        if evictable is None and growths <= available:
+            return limit  # whoever grows, and however promised
+        rooms = [(self._decodes.room(item), item.reserved_blocks) for item in self._decodes.sequences]
 
         def fits(steps: int) -> bool:
-            grown = [
-                (growths(sequence, steps), sequence.reserved_blocks) for sequence in self._roster.running
-            ]
-            taken = sum(blocks - reserved for blocks, reserved in grown if blocks > reserved)
-            if taken > self._pool.available_blocks:
+            grown = [(self._growths(room, steps), reserved) for room, reserved in rooms]
+            if sum(blocks - reserved for blocks, reserved in grown if blocks > reserved) > available:
                 return False
             return evictable is None or sum(blocks for blocks, _ in grown) <= evictable
 
         return limit if fits(limit) else _last(fits, limit)
 
-    def _evictable(self, need: PromptNeed | None) -> int | None:
+    def _growths(self, room: int, steps: int) -> int:
+        """Blocks taken in so many steps by a sequence whose blocks have room for ``room`` of them."""
+        return max(0, -((room - steps) // self._config.block_tokens))
+
+    def _evictable(self, need: PromptNeed) -> int | None:
         """Blocks that may be taken before a waiting prompt loses a part of its prefix, if that matters (None:
         it doesn't). It does for a prompt that fits the arena only because of what it borrows behind that."""
-        if need is None or need.fresh + len(need.prefix) <= self._pool.arena.blocks:
+        if need.fresh + len(need.prefix) <= self._pool.arena.blocks:
             return None
         return self._pool.obtainable_before(need.local)
 
@@ -103,49 +105,41 @@ class Leaper:
         """Steps after which the waiting prompt may find its next block published by a sequence whose tokens
         have been the same so far: from then on it needs less."""
         index = len(need.prefix)
+        stop = (index + 1) * self._config.block_tokens
+        if index >= head.matchable_blocks:
+            return self._pool.arena.blocks * self._config.block_tokens
         ends = [
-            (index + 1) * self._config.block_tokens - sequence.computed
-            for sequence in self._roster.running
-            if self._config.prompt_cache and _may_publish(sequence, head, index)
+            stop - self._decodes.computed(sequence)
+            for sequence in self._decodes.sequences
+            if self._decodes.computed(sequence) < stop and self._may_publish(sequence, head)
         ]
         return min(ends, default=self._pool.arena.blocks * self._config.block_tokens)
+
+    def _may_publish(self, sequence: Sequence, head: Sequence) -> bool:
+        """Whether all tokens of ``sequence`` are those of the waiting ``head``."""
+        self._decodes.catch_up(sequence)
+        full, known = sequence.full_blocks, sequence.tokens
+        if sequence.block_name(full - 1) != head.block_name(full - 1):
+            return False
+        start = full * head.block_tokens
+        return list(sequence.tokens_in(start, known)) == list(head.tokens_in(start, known))
 
     # ------------------------------------------------------------ moving ahead
 
     def leap(self, steps: int, token_id: TokenId) -> None:
         """Do what ``steps`` steps do to the sequences and to the pool. The caller has asked how many."""
-        rows = self._roster.in_phase(Phase.DECODE)
-        if any(token_id in sequence.work.sampling.stop_token_ids for sequence in rows):
-            raise Bug(f"token {token_id} would end a sequence in the middle of a leap")
-        moments: list[tuple[int, int, int]] = []
-        for rank, sequence in enumerate(rows):
-            moments += self._moments(rank, sequence, steps)
-            sequence.tokens.extend([token_id] * steps)
-        moments.sort()
-        for _, published, rank in moments:
-            if published:
-                publish_block(rows[rank], self._pool)
-            else:
-                take_block(rows[rank], self._pool)
-        for sequence in rows:
-            sequence.computed += steps
-
-    def _moments(self, rank: int, sequence: Sequence, steps: int) -> list[tuple[int, int, int]]:
-        """When a sequence grows (step, 0, rank) and publishes (step, 1, rank). Within a step all grow before
-        the first publishes, each time in the order of the rows; block ids and evictions depend on that."""
-        block_tokens, computed = self._config.block_tokens, sequence.computed
-        first = len(sequence.block_table) * block_tokens - computed
-        moments = [(step, 0, rank) for step in range(first, steps, block_tokens)]
-        if self._config.prompt_cache:
-            filled = block_tokens - 1 - computed % block_tokens
-            moments += [(step, 1, rank) for step in range(filled, steps, block_tokens)]
-        return moments
-
-
-def growths(sequence: Sequence, steps: int) -> int:
-    """Blocks that a decode takes in its next ``steps`` steps."""
-    first = len(sequence.block_table) * sequence.block_tokens - sequence.computed
-    return max(0, -((first - steps) // sequence.block_tokens))
+        decodes = self._decodes
+        decodes.fill_with(token_id)
+        target = decodes.round + steps
+        while decodes.round < target:
+            for sequence in decodes.full.copy():
+                if not decodes.grow(sequence, self._pool):
+                    raise Bug(f"{sequence.request_id} finds no block in the middle of a leap")
+            due = decodes.next_due()
+            decodes.advance((target if due is None else min(target, due)) - decodes.round)
+            for sequence in decodes.filled():
+                if self._config.prompt_cache:
+                    publish_full(sequence, self._pool)
 
 
 def _last(fits: Callable[[int], bool], limit: int) -> int:
@@ -158,14 +152,3 @@ def _last(fits: Callable[[int], bool], limit: int) -> int:
         else:
             bad = middle
     return good
-
-
-def _may_publish(sequence: Sequence, head: Sequence, index: int) -> bool:
-    """Whether ``sequence`` could still come to compute block ``index`` of the waiting ``head``."""
-    known, full = len(sequence.tokens), sequence.full_blocks
-    if full > index or index >= head.matchable_blocks:
-        return False
-    if sequence.block_name(full - 1) != head.block_name(full - 1):
-        return False
-    start = full * head.block_tokens
-    return list(sequence.tokens[start:]) == list(head.tokens[start:known])

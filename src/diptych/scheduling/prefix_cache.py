@@ -6,94 +6,107 @@ reference counts (the block pool does, and says when a block falls idle or is wa
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from diptych.domain.errors import Bug
 from diptych.domain.events import BlocksCached, BlocksEvicted
 from diptych.domain.ids import BlockHash, BlockId
 
 
+class News(NamedTuple):
+    """A run of equal news: published, or (without blocks) evicted."""
+
+    cached: bool
+    hashes: list[BlockHash]
+    block_ids: list[BlockId]
+
+
 class PrefixCache:
     """Named blocks. A named block is *idle* when nobody refers to it; only idle blocks are evicted, the one
-    that has been idle longest first."""
+    that has been idle longest first.
+
+    Whoever looks at many blocks may read ``block_of``, ``idle`` and ``news``; only this class changes them.
+    """
 
     def __init__(self) -> None:
-        self._block_of: dict[BlockHash, BlockId] = {}
+        self.block_of: dict[BlockHash, BlockId] = {}
+        self.idle: dict[BlockId, None] = {}
+        """Insertion order is eviction order."""
         self._hash_of: dict[BlockId, BlockHash] = {}
-        self._idle: dict[BlockId, None] = {}  # insertion order is eviction order
-        self._news: list[tuple[BlockHash, BlockId | None]] = []  # None: evicted
-
-    @property
-    def idle_blocks(self) -> int:
-        """How many blocks may be evicted."""
-        return len(self._idle)
+        self.news: list[News] = []
+        """Always the same list, so that others can see cheaply whether there is any."""
 
     def idle_before(self, block_ids: frozenset[BlockId]) -> int:
         """Blocks that are evicted before the first of these is."""
-        for place, block_id in enumerate(self._idle):
+        for place, block_id in enumerate(self.idle):
             if block_id in block_ids:
                 return place
-        return len(self._idle)
-
-    def find(self, block_hash: BlockHash) -> BlockId | None:
-        """The block with this content, if there is one."""
-        return self._block_of.get(block_hash)
+        return len(self.idle)
 
     def names(self, block_id: BlockId) -> bool:
         """Whether the block can be found by hash."""
         return block_id in self._hash_of
 
-    def is_idle(self, block_id: BlockId) -> bool:
-        """Whether the block is named and nobody refers to it."""
-        return block_id in self._idle
+    def publish(self, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]) -> None:
+        """Name blocks that somebody refers to. One whose content is named already stays without a name."""
+        block_of, hash_of = self.block_of, self._hash_of
+        news = self._run(True)
+        for block_hash, block_id in zip(hashes, block_ids, strict=True):
+            if block_id in hash_of:
+                raise Bug(f"block {block_id} is published twice")
+            if block_hash not in block_of:
+                block_of[block_hash] = block_id
+                hash_of[block_id] = block_hash
+                news.hashes.append(block_hash)
+                news.block_ids.append(block_id)
 
-    def publish(self, block_hash: BlockHash, block_id: BlockId) -> bool:
-        """Name a block that somebody refers to. False if its content is named already by another block."""
-        if block_id in self._hash_of:
-            raise Bug(f"block {block_id} is published twice")
-        if block_hash in self._block_of:
-            return False
-        self._block_of[block_hash] = block_id
-        self._hash_of[block_id] = block_hash
-        self._news.append((block_hash, block_id))
-        return True
-
-    def rest(self, block_id: BlockId) -> None:
-        """The last reference is gone: the block becomes the most recent idle one."""
-        if block_id not in self._hash_of or block_id in self._idle:
-            raise Bug(f"block {block_id} can't fall idle")
-        self._idle[block_id] = None
+    def rest(self, block_ids: list[BlockId]) -> list[BlockId]:
+        """The last references are gone: named blocks become the most recent idle ones, in this order. Returns
+        those without a name."""
+        hash_of = self._hash_of
+        named = [block_id for block_id in block_ids if block_id in hash_of]
+        self.idle.update(dict.fromkeys(named))
+        if len(named) == len(block_ids):
+            return []
+        return [block_id for block_id in block_ids if block_id not in hash_of]
 
     def wake(self, block_id: BlockId) -> None:
         """Somebody refers to the idle block again."""
-        del self._idle[block_id]
+        del self.idle[block_id]
 
-    def evict(self) -> BlockId:
-        """Forget the block that has been idle longest and hand it out."""
-        block_id = next(iter(self._idle))
-        del self._idle[block_id]
-        block_hash = self._hash_of.pop(block_id)
-        del self._block_of[block_hash]
-        self._news.append((block_hash, None))
-        return block_id
+    def evict(self, blocks: int) -> list[BlockId]:
+        """Forget the blocks that have been idle longest and hand them out."""
+        block_ids = list(islice(self.idle, blocks))
+        if len(block_ids) < blocks:
+            raise Bug(f"{blocks} blocks are evicted, {len(block_ids)} are idle")
+        hashes = [self._hash_of.pop(block_id) for block_id in block_ids]
+        for block_id, block_hash in zip(block_ids, hashes, strict=True):
+            del self.idle[block_id], self.block_of[block_hash]
+        self._run(False).hashes.extend(hashes)
+        return block_ids
 
     def drain_news(self) -> list[BlocksCached | BlocksEvicted]:
         """What was published and evicted since the last call, in the order in which it happened."""
-        news, self._news = self._news, []
-        return [
-            _event(list(run), cached) for cached, run in groupby(news, key=lambda item: item[1] is not None)
-        ]
+        found: list[BlocksCached | BlocksEvicted] = []
+        for cached, hashes, block_ids in self.news:
+            if cached and hashes:
+                found.append(BlocksCached(tuple(hashes), tuple(block_ids)))
+            elif hashes:
+                found.append(BlocksEvicted(tuple(hashes)))
+        self.news.clear()
+        return found
 
     def check(self) -> None:
         """Raise `Bug` unless both directions agree and every idle block is named."""
-        if {block: name for name, block in self._block_of.items()} != self._hash_of:
+        if {block: name for name, block in self.block_of.items()} != self._hash_of:
             raise Bug("the cache's two directions disagree")
-        if not self._idle.keys() <= self._hash_of.keys():
+        if not self.idle.keys() <= self._hash_of.keys():
             raise Bug("an idle block has no name")
 
-
-def _event(run: list[tuple[BlockHash, BlockId | None]], cached: bool) -> BlocksCached | BlocksEvicted:
-    hashes = tuple(block_hash for block_hash, _ in run)
-    if not cached:
-        return BlocksEvicted(hashes=hashes)
-    return BlocksCached(hashes=hashes, block_ids=tuple(block for _, block in run if block is not None))
+    def _run(self, cached: bool) -> News:
+        """The last run if it is of this kind, else a new one."""
+        if not self.news or self.news[-1].cached is not cached:
+            self.news.append(News(cached, [], []))
+        return self.news[-1]

@@ -2,49 +2,50 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterator
 
 from diptych.domain.request import Phase
+from diptych.scheduling.decoding import Decodes, insert
 from diptych.scheduling.fetching import Fetching
 from diptych.scheduling.sequence import Sequence
 
 
 class WaitingQueue:
-    """Sequences by (priority, arrival, request id)."""
+    """Sequences by (priority, arrival, request id); only this class changes ``sequences``."""
 
     def __init__(self) -> None:
-        self._sequences: list[Sequence] = []
-
-    def __len__(self) -> int:
-        return len(self._sequences)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._sequences)
+        self.sequences: list[Sequence] = []
+        self.tokens = 0
+        """Tokens of all of them that have to be computed."""
 
     @property
     def head(self) -> Sequence | None:
         """Who is next."""
-        return self._sequences[0] if self._sequences else None
+        return self.sequences[0] if self.sequences else None
 
     def push(self, sequence: Sequence) -> None:
         """Add at its place, which for an old request may be in front."""
-        insort(self._sequences, sequence, key=lambda item: item.order)
+        insert(self.sequences, sequence)
+        self.tokens += sequence.remaining
 
     def pop(self) -> Sequence:
         """Take the head out."""
-        return self._sequences.pop(0)
+        sequence = self.sequences.pop(0)
+        self.tokens -= sequence.remaining
+        return sequence
 
     def remove(self, sequence: Sequence) -> bool:
         """Take this one out; False if it is not here."""
-        if sequence not in self._sequences:
+        if sequence not in self.sequences:
             return False
-        self._sequences.remove(sequence)
+        self.sequences.remove(sequence)
+        self.tokens -= sequence.remaining
         return True
 
 
 class Roster:
-    """Every sequence of the worker: in one of two waiting queues, fetching, or running.
+    """Every sequence of the worker: in one of two waiting queues, fetching, or running (in its prompt, or
+    decoding).
 
     Running sequences hold all blocks of their tokens, and so do those that fetch or have fetched their KV;
     others that wait hold none (at most a reservation).
@@ -54,30 +55,66 @@ class Roster:
         self.prefills = WaitingQueue()
         self.imports = WaitingQueue()
         self.fetching = Fetching()
-        self.running: list[Sequence] = []
+        self.prefilling: list[Sequence] = []
+        """In order; only this class changes it."""
+        self.decodes = Decodes()
 
     def __iter__(self) -> Iterator[Sequence]:
-        yield from self.prefills
-        yield from self.imports
+        yield from self.prefills.sequences
+        yield from self.imports.sequences
         yield from self.fetching.sequences.values()
-        yield from self.running
+        yield from self.prefilling
+        yield from self.decodes.sequences
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self.prefills) + len(self.imports) + len(self.fetching.sequences)
+        queued = len(self.prefills.sequences) + len(self.imports.sequences)
+        return queued + len(self.fetching.sequences)
+
+    @property
+    def running(self) -> int:
+        """How many run."""
+        return len(self.prefilling) + len(self.decodes.sequences)
+
+    @property
+    def growing(self) -> int:
+        """Running sequences that will ask for unreserved blocks."""
+        prompts = sum(not (item.reserved_blocks or item.export_lease) for item in self.prefilling)
+        return self.decodes.unreserved + prompts
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens that wait or are half done."""
+        return self.prefills.tokens + sum(item.remaining for item in self.prefilling)
 
     @property
     def newest(self) -> Sequence:
         """The running sequence that is given back first: lowest priority, latest arrival."""
-        return max(self.running, key=lambda item: item.order)
+        last = self.prefilling[-1:] + self.decodes.sequences[-1:]
+        return max(last, key=lambda item: item.order)
 
-    def in_phase(self, phase: Phase) -> list[Sequence]:
-        """Running sequences of one phase in order."""
-        return sorted((item for item in self.running if item.phase is phase), key=lambda item: item.order)
+    def admit(self, sequence: Sequence) -> None:
+        """It runs from now on."""
+        sequence.running = True
+        if sequence.phase is Phase.PREFILL:
+            insert(self.prefilling, sequence)
+        else:
+            self.decodes.join(sequence)
+
+    def turn_to_decode(self, sequence: Sequence) -> None:
+        """Its prompt is computed and its first token sampled."""
+        self.prefilling.remove(sequence)
+        self.decodes.join(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take it out of wherever it is."""
-        waited = self.prefills.remove(sequence) or self.imports.remove(sequence)
-        if not waited and not self.fetching.remove(sequence):
-            self.running.remove(sequence)
+        if not sequence.running:
+            if not (self.prefills.remove(sequence) or self.imports.remove(sequence)):
+                self.fetching.remove(sequence)
+            return
+        if sequence in self.prefilling:
+            self.prefilling.remove(sequence)
+        else:
+            self.decodes.leave(sequence)
+        sequence.running = False

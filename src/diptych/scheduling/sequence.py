@@ -3,15 +3,31 @@ sequences, nor where blocks come from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from itertools import chain
 
 from diptych.domain.commands import StartDecode, StartPrefill
 from diptych.domain.errors import Bug
 from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, TokenId, WorkerId
 from diptych.domain.kv import blocks_for, extend_hashes
 from diptych.domain.request import FinishReason, Phase, Work
-from diptych.domain.step import NewSequence, Slice
+
+Order = tuple[int, float, RequestId]
+
+
+# Default factories by name: `list[BlockId]` as a factory costs ten times as much.
+def _no_blocks() -> list[BlockId]:
+    return []
+
+
+def _no_tokens() -> list[TokenId]:
+    return []
+
+
+def _nothing_borrowed() -> dict[int, BlockId]:
+    return {}
 
 
 @dataclass(slots=True, eq=False)
@@ -28,12 +44,14 @@ class Sequence:
     ``own_blocks`` are those for which this sequence holds a reference in the worker's pool: all but the
     borrowed ones, which another worker's lease keeps alive. Published blocks stay own until the end, but
     are never written again.
+
+    While it decodes, ``computed`` and ``output`` may lag behind: `Decodes` says how far, and catches up.
     """
 
     work: Work
     block_tokens: int
     phase: Phase
-    borrowed: Mapping[int, BlockId] = field(default_factory=dict[int, BlockId])
+    borrowed: Mapping[int, BlockId] = field(default_factory=_nothing_borrowed)
     """Offered blocks of other arenas by index in the sequence; those that continue the prefix are used."""
     export_lease: LeaseId | None = None
     imported_blocks: tuple[BlockId, ...] = ()
@@ -42,24 +60,49 @@ class Sequence:
     """Who has those blocks in another memory domain; None: they can be borrowed."""
     copied_blocks: int = 0
     """Blocks whose content was copied or fetched to start here."""
-    tokens: list[TokenId] = field(init=False)
+    prompt: Tokens[TokenId] = field(init=False)
+    """The tokens that the work came with (also output of earlier attempts); never copied: they are many."""
+    output: list[TokenId] = field(default_factory=_no_tokens)
+    """The tokens after those."""
     hashes: list[BlockHash] = field(init=False)
     reserved_blocks: int = 0
     """Blocks promised to this sequence and not drawn yet."""
     computed: int = 0
     """KV of so many leading tokens is in the blocks."""
-    block_table: list[BlockId] = field(default_factory=list[BlockId])
-    own_blocks: list[BlockId] = field(default_factory=list[BlockId])
+    block_table: list[BlockId] = field(default_factory=_no_blocks)
+    own_blocks: list[BlockId] = field(default_factory=_no_blocks)
     settled_blocks: int = 0
     """Leading full blocks that need no publishing any more (or never did: somebody else computed them)."""
+    running: bool = False
+    """Whether the engine has heard of it."""
     dropped: bool = False
-    """Ordered to end while a step computes with it: ends when that step is committed."""
+    """Ordered to end while a step computes with it or a transfer fills its blocks: ends after that."""
     drop_answers: int = 0
     """So many orders wait for their `Dropped`."""
+    round: int = 0
+    """Of the worker's decodes: the one for which ``computed`` holds."""
+    due: int = 0
+    """The round after which its blocks are full."""
+    ends: int = 0
+    """The round after which its output is at its limit."""
+
+    table: tuple[BlockId, ...] = ()
+    """The block table as the engine was told it last."""
+    request_id: RequestId = field(init=False)
+    attempt: int = field(init=False)
+    order: Order = field(init=False)
+    """Smaller runs sooner and is bounced later: priority, then arrival; the name breaks ties."""
+    limit: int = field(init=False)
+    """Tokens, prompt and output, at which it ends."""
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.work.token_ids)
-        self.hashes = list(self.work.block_hashes)
+        work = self.work
+        self.prompt = work.token_ids
+        self.hashes = list(work.block_hashes)
+        self.request_id = work.request_id
+        self.attempt = work.attempt
+        self.order = (work.priority, work.arrival_s, work.request_id)
+        self.limit = work.prompt_tokens + work.sampling.max_tokens
 
     @classmethod
     def to_prefill(cls, command: StartPrefill, block_tokens: int) -> Sequence:
@@ -81,44 +124,39 @@ class Sequence:
 
     def take_over(self, command: StartDecode) -> None:
         """Its KV stands in blocks of others, for all tokens but the last."""
-        self.tokens.extend(command.new_token_ids)
+        self.output.extend(command.new_token_ids)
         self.computed = command.computed_tokens
         self.imported_blocks = command.block_ids
         self.source = command.source
         if self.remaining != 1:
-            raise Bug(f"{self.request_id}: KV of {self.computed} tokens for {len(self.tokens)} tokens")
+            raise Bug(f"{self.request_id}: KV of {self.computed} tokens for {self.tokens} tokens")
         if len(command.block_ids) != blocks_for(self.computed, self.block_tokens):
             raise Bug(f"{self.request_id}: {len(command.block_ids)} blocks for {self.computed} tokens")
 
     @property
-    def request_id(self) -> RequestId:
-        """The request's name."""
-        return self.work.request_id
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt of the request this is."""
-        return self.work.attempt
-
-    @property
-    def order(self) -> tuple[int, float, RequestId]:
-        """Smaller runs sooner and is bounced later: priority, then arrival; the name breaks ties."""
-        return (self.work.priority, self.work.arrival_s, self.work.request_id)
+    def tokens(self) -> int:
+        """How many tokens it has."""
+        return len(self.prompt) + len(self.output)
 
     @property
     def remaining(self) -> int:
         """Tokens whose KV has to be computed before the next one can be sampled."""
-        return len(self.tokens) - self.computed
+        return len(self.prompt) + len(self.output) - self.computed
 
     @property
     def output_tokens(self) -> int:
         """How many output tokens exist."""
-        return len(self.tokens) - self.work.prompt_tokens
+        return self.tokens - self.work.prompt_tokens
 
     @property
     def full_blocks(self) -> int:
         """How many leading blocks are computed to their end."""
         return self.computed // self.block_tokens
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the blocks of the table can hold."""
+        return len(self.block_table) * self.block_tokens
 
     @property
     def matchable_blocks(self) -> int:
@@ -127,61 +165,49 @@ class Sequence:
         position's logits and matches nothing."""
         if self.work.sampling.prompt_logprobs is not None:
             return 0
-        return (len(self.tokens) - 1) // self.block_tokens
+        return (self.tokens - 1) // self.block_tokens
 
-    @property
-    def missing_blocks(self) -> int:
-        """Blocks that the tokens need beyond those in the table."""
-        return blocks_for(len(self.tokens), self.block_tokens) - len(self.block_table)
+    def tokens_in(self, start: int, stop: int) -> Tokens[TokenId]:
+        """Tokens ``[start, stop)``; of the prompt alone it is a slice, which a `range` gives for nothing."""
+        known = len(self.prompt)
+        if stop <= known:
+            return self.prompt[start:stop]
+        if start >= known:
+            return self.output[start - known : stop - known]
+        return [*self.prompt[start:], *self.output[: stop - known]]
 
     def block_hash(self, index: int) -> BlockHash:
         """Hash of full block ``index``; computed once, when first asked for. Raises `Bug` for a block that
         the tokens do not fill."""
-        if (index + 1) * self.block_tokens > len(self.tokens):
+        if (index + 1) * self.block_tokens > self.tokens:
             raise Bug(f"{self.request_id}: block {index} is not full and has no hash")
         while len(self.hashes) <= index:
             parent = self.hashes[-1] if self.hashes else self.work.cache_root
             start = len(self.hashes) * self.block_tokens
-            tokens = self.tokens[start : start + self.block_tokens]
+            tokens = self.tokens_in(start, start + self.block_tokens)
             self.hashes.extend(extend_hashes(parent, tokens, self.block_tokens))
         return self.hashes[index]
+
+    def block_hashes(self, start: int, stop: int) -> list[BlockHash]:
+        """Hashes of full blocks ``[start, stop)``."""
+        if stop > start:
+            self.block_hash(stop - 1)
+        return self.hashes[start:stop]
+
+    def leading_hashes(self, blocks: int) -> Iterator[BlockHash]:
+        """Hashes of the first ``blocks`` full blocks, each computed only when it is reached."""
+        if blocks <= len(self.hashes):
+            return iter(self.hashes[:blocks])
+        return chain(self.hashes, (self.block_hash(index) for index in range(len(self.hashes), blocks)))
 
     def block_name(self, index: int) -> BlockHash:
         """Hash of full block ``index``; of the root for -1."""
         return self.work.cache_root if index < 0 else self.block_hash(index)
 
-    @property
-    def steps_left(self) -> int:
-        """Decode steps before the one that reaches the limit of the output."""
-        return self.work.sampling.max_tokens - self.output_tokens - 1
-
     def append(self, token_id: TokenId) -> FinishReason | None:
         """Add a sampled token; says whether it is the last one. (`min_tokens` is the sampler's rule.)"""
-        self.tokens.append(token_id)
+        self.output.append(token_id)
         self.phase = Phase.DECODE
         if token_id in self.work.sampling.stop_token_ids:
             return FinishReason.STOP
-        if self.output_tokens >= self.work.sampling.max_tokens:
-            return FinishReason.LENGTH
-        return None
-
-    def piece(self, count: int) -> Slice:
-        """The next ``count`` tokens to compute, as the engine is told."""
-        stop = self.computed + count
-        return Slice(
-            request_id=self.request_id,
-            token_ids=tuple(self.tokens[self.computed : stop]),
-            start=self.computed,
-            block_table=tuple(self.block_table),
-            sample=stop == len(self.tokens),
-        )
-
-    def introduction(self) -> NewSequence:
-        """What the engine has to know of it."""
-        return NewSequence(
-            request_id=self.request_id,
-            token_ids=self.work.token_ids,
-            more_token_ids=tuple(self.tokens[len(self.work.token_ids) :]),
-            prompt_tokens=self.work.prompt_tokens,
-            sampling=self.work.sampling,
-        )
+        return FinishReason.LENGTH if self.tokens >= self.limit else None
