@@ -22,6 +22,7 @@ from diptych.domain.lifecycle import State
 from diptych.domain.report import HandoffKind
 from diptych.domain.request import FinishReason
 from diptych.domain.worker import Role, WorkerStats
+from diptych.orchestration.explain import candidates
 from support.head import BLOCK_BYTES, FixedCost, Head, make_info, make_request
 
 R = RequestId("r")
@@ -160,7 +161,7 @@ def test_a_decode_worker_that_cannot_hold_the_whole_sequence_is_no_candidate() -
     assert reserve.blocks == 4, "capped by what an empty arena has"
     head.say("d2", Reserved(R, 1))
     head.say("p1", Finished(R, 1, FinishReason.LENGTH))
-    rejected = {str(it.decode_worker): it.rejected for it in head.reports["r"].placements[0].candidates}
+    rejected = {str(it.decode_worker): it.rejected for it in candidates(head.reports["r"].placements[0])}
     assert rejected["d1"] == "arena: 4 blocks needed to decode, 3 exist"
 
 
@@ -180,5 +181,5 @@ def test_blocks_of_different_sizes_are_not_streamed() -> None:
     head.join(info)
     head.arrive(make_request("r", 10))
     head.tell_gone("r")
-    rejected = {str(it.decode_worker): it.rejected for it in head.reports["r"].placements[0].candidates}
+    rejected = {str(it.decode_worker): it.rejected for it in candidates(head.reports["r"].placements[0])}
     assert rejected["d9"] is not None and rejected["d9"].startswith("domain: blocks of 4 tokens there")

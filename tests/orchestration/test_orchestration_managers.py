@@ -7,7 +7,7 @@ import pytest
 from diptych.domain.cluster import LimitsSpec
 from diptych.domain.commands import LeaseBlocks, ReleaseLease, Send
 from diptych.domain.errors import Bug, ContextTooLong
-from diptych.domain.ids import BlockHash, DomainId, LeaseId, WorkerId
+from diptych.domain.ids import BlockHash, BlockId, DomainId, LeaseId, WorkerId
 from diptych.domain.kv import extend_hashes
 from diptych.domain.report import Moment
 from diptych.domain.request import FinishReason, SamplingParams
@@ -18,6 +18,7 @@ from diptych.orchestration.leases import Leases
 from diptych.orchestration.ledger import Hold, Ledger
 from diptych.orchestration.moments import Moments
 from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.parts import Parts
 from diptych.orchestration.prefix_index import PrefixIndex
 from diptych.orchestration.registry import Refusal, Registry, WorkerRef
 from diptych.orchestration.timers import Timer, TimerKey, Timers
@@ -166,19 +167,41 @@ def test_the_ledger_counts_shared_pins_once() -> None:
 
 def test_the_index_finds_leading_runs_of_any_owner() -> None:
     index = PrefixIndex()
+
+    def leading(hashes: list[BlockHash], domain: DomainId = HERE) -> list[dict[str, BlockId]]:
+        """Owner → block, for each block of the run."""
+        return [
+            {holder.owner: holder.blocks[block_hash] for holder in stretch.holders}
+            for stretch in index.leading(domain, hashes)
+            for block_hash in hashes[stretch.start : stretch.stop]
+        ]
+
     index.cached(HERE, A, H[:2], (10, 11))
     index.cached(HERE, B, H[1:3], (21, 22))
-    assert index.leading(HERE, H) == [{A: 10}, {A: 11, B: 21}, {B: 22}]
-    assert index.leading(DomainId("there"), H) == []
-    assert list(index.leading(HERE, H)[1]) == [A, B], "who cached it first comes first"
+    assert leading(H) == [{A: 10}, {A: 11, B: 21}, {B: 22}]
+    assert leading(H, DomainId("there")) == [] == leading([])
+    assert list(leading(H)[1]) == [A, B], "who cached it first comes first"
+    assert [(it.start, it.stop) for it in index.leading(HERE, H)] == [(0, 1), (1, 2), (2, 3)]
     index.evicted(HERE, A, H[:1])
-    assert index.leading(HERE, H) == [] and index.leading(HERE, H[1:]) == [{A: 11, B: 21}, {B: 22}]
+    assert leading(H) == [] and leading(H[1:]) == [{A: 11, B: 21}, {B: 22}]
     index.forget(HERE, A)
-    assert index.leading(HERE, H[1:]) == [{B: 21}, {B: 22}]
+    assert leading(H[1:]) == [{B: 21}, {B: 22}]
+    assert [(it.start, it.stop) for it in index.leading(HERE, H[1:])] == [(0, 2)], "one stretch"
     assert index.owners() == (B,) and index.owned_blocks(B) == 2
     index.evicted(HERE, A, H)
     index.forget(HERE, B)
     assert index.owners() == ()
+
+
+def test_a_block_that_is_cached_again_keeps_its_place() -> None:
+    index = PrefixIndex()
+    index.cached(HERE, A, H[:2], (10, 11))
+    index.cached(HERE, B, H[:2], (20, 21))
+    index.cached(HERE, A, H[:1], (15,))
+    (stretch,) = index.leading(HERE, H)
+    assert [holder.owner for holder in stretch.holders] == [A, B]
+    assert stretch.holders[0].ids(H[:2]) == (15, 11)
+    assert index.additions == 3
 
 
 # ---------------------------------------------------------------- registry
@@ -295,11 +318,9 @@ class Door:
     """An admission and what it looks at."""
 
     def __init__(self, limits: LimitsSpec | None = None, slowness: dict[str, float] | None = None) -> None:
-        self.registry = Registry(LimitsSpec(), Timers())
-        self.ledger, self.queue = Ledger(), WaitingQueue()
-        self.admission = Admission(
-            limits or LimitsSpec(), 100, self.registry, self.ledger, self.queue, FixedCost(slowness)
-        )
+        parts = Parts.make(limits or LimitsSpec(), FixedCost(slowness))
+        self.registry, self.ledger, self.queue = parts.registry, parts.ledger, parts.queue
+        self.admission = Admission(parts, 100)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diptych.domain.cluster import LimitsSpec, SloSpec
 from diptych.domain.commands import LeaseBlocks, Reserve, StartPrefill
@@ -14,15 +16,18 @@ from diptych.domain.events import (
     PrefillStarted,
     Reserved,
 )
-from diptych.domain.ids import RequestId, WorkerId
+from diptych.domain.ids import BlockHash, DomainId, RequestId, WorkerId
 from diptych.domain.lifecycle import State
 from diptych.domain.report import Candidate, Placement
 from diptych.domain.request import FinishReason
 from diptych.domain.worker import Role, WorkerInfo, WorkerStats
-from diptych.orchestration.ledger import Account
-from diptych.orchestration.pairs import Hit, Pair, choose_hits
+from diptych.orchestration import scorers
+from diptych.orchestration.explain import candidates as explained
+from diptych.orchestration.hits import Hits, Run
+from diptych.orchestration.ledger import Ledger
+from diptych.orchestration.prefix_index import PrefixIndex
 from diptych.orchestration.registry import Worker
-from diptych.orchestration.scorers import DEFAULT_SCORERS, Prediction, TtftScorer
+from diptych.orchestration.seats import Seat
 from support.head import BLOCK_TOKENS, FixedCost, Head, make_info, make_request
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
@@ -60,13 +65,7 @@ def end(head: Head, name: str) -> Placement:
 
 def candidates(head: Head, name: str) -> dict[tuple[str, str], Candidate]:
     """What its placement considered."""
-    return {(it.prefill_worker, it.decode_worker): it for it in end(head, name).candidates}
-
-
-def pair_of(info: WorkerInfo) -> Pair:
-    """An idle worker with itself."""
-    worker = Worker(info, heard_s=0.0, stepped_s=0.0)
-    return Pair(worker, worker, Account(), Account(), tokens=10, growth_blocks=1)
+    return {(it.prefill_worker, it.decode_worker): it for it in explained(end(head, name))}
 
 
 # ---------------------------------------------------------------- candidates
@@ -87,8 +86,8 @@ def test_all_pairs_are_considered_and_each_worker_with_itself() -> None:
     allowed = sorted(pair for pair, it in seen.items() if it.rejected is None)
     assert allowed == [("m1", "m1"), ("p1", "d1"), ("p2", "d1")], "split pools and the mixed one compete"
     for pair, it in seen.items():
-        assert (it.scores == {}) == (pair not in allowed)
-        assert all(0 <= score <= 1 for score in it.scores.values()) and it.predicted_ttft_s > 0
+        assert (it.scores == {}) == (it.predicted_ttft_s is None) == (pair not in allowed)
+        assert all(0 <= score <= 1 for score in it.scores.values())
 
 
 def test_predictions_are_queue_plus_prefill_plus_handoff() -> None:
@@ -160,19 +159,21 @@ def test_equal_pairs_go_by_name() -> None:
 
 
 def test_what_is_within_the_target_is_good_enough() -> None:
-    one, other = (Prediction(pair_of(*pools("m")), ttft_s, 0.01) for ttft_s in (1.0, 4.0))
-    scorer = TtftScorer()
-
     def scores(slo: SloSpec) -> list[float]:
-        return [scorer.score(it, [one, other], slo) for it in (one, other)]
+        head = Head(cost=FixedCost({"m2": 4.0}), slo=slo)
+        for info in pools("m m"):
+            head.join(info)
+        place(head, "r", 1000 // 10)
+        return [it.scores["ttft"] for it in candidates(head, "r").values()]
 
     assert scores(SloSpec()) == [1.0, 0.25]
-    assert scores(SloSpec(ttft_s=5.0)) == [1.0, 1.0]
-    assert scores(SloSpec(ttft_s=2.0)) == [1.0, 0.5]
+    assert scores(SloSpec(ttft_s=0.5)) == [1.0, 1.0]
+    assert scores(SloSpec(ttft_s=0.2)) == [1.0, 0.5]
 
 
 def test_weights_sum_to_one_so_that_a_total_is_a_score() -> None:
-    assert sum(scorer.weight for scorer in DEFAULT_SCORERS) == pytest.approx(1.0)
+    assert scorers.total(1.0, 1.0, 1.0, 1.0) == pytest.approx(1.0)
+    assert scorers.total(0.0, 0.0, 0.0, 0.0) == 0.0
 
 
 # ---------------------------------------------------------------- filters
@@ -266,22 +267,110 @@ def test_roles_are_strict_while_each_has_a_worker() -> None:
     assert allowed == [("m1", "m1")], "the mixed worker can decode, so no prefill worker has to"
 
 
-def test_prefix_hits_keep_to_one_owner_and_to_what_it_can_spare() -> None:
-    a, b, w = WorkerId("a"), WorkerId("b"), WorkerId("w")
-    run = [{a: 1, b: 11}, {b: 12, a: 2}, {b: 13, a: 3}]
-    accounts = {a: Account(), b: Account(), w: Account()}
+H = [BlockHash(bytes([number]) * 16) for number in range(9)]
 
-    def chosen(prefer: WorkerId, spare: dict[WorkerId, int]) -> tuple[Hit, ...]:
-        return choose_hits(run, prefer, spare, accounts).blocks
 
-    assert chosen(w, {a: 9, b: 9}) == (Hit(a, 1), Hit(a, 2), Hit(a, 3))
-    assert chosen(b, {a: 9}) == (Hit(b, 11), Hit(b, 12), Hit(b, 13))
-    assert chosen(w, {a: 1, b: 1}) == (Hit(a, 1), Hit(b, 12))
-    assert chosen(w, {}) == ()
-    accounts[a].pins[2] = 1
-    assert chosen(w, {a: 1}) == (Hit(a, 1), Hit(a, 2)), "pinned already: costs nothing"
-    hits = choose_hits(run, b, {a: 9}, accounts)
-    assert hits.own == (11, 12, 13) and hits.new_pins == {b: 3}
+class Cache:
+    """Workers of one domain, each with blocks ``10 * number + index`` of a sequence of hashes."""
+
+    def __init__(self, rooms: dict[str, int]) -> None:
+        ledger = Ledger()
+        self.index = PrefixIndex()
+        self.seats: dict[WorkerId, Seat] = {}
+        for name, room in rooms.items():
+            worker = Worker(make_info(name, D, blocks=room), 0.0)
+            self.seats[worker.worker_id] = Seat(worker, ledger.account(worker.worker_id))
+
+    def has(self, name: str, *indices: int) -> None:
+        """This worker has these blocks of the sequence."""
+        number = list(self.seats).index(WorkerId(name))
+        hashes = [H[index] for index in indices]
+        self.index.cached(DomainId("here"), WorkerId(name), hashes, [10 * number + it for it in indices])
+
+    def chosen(self, prefer: str, less: tuple[WorkerId, int] | None = None) -> Hits:
+        """What this worker would use."""
+        run = Run(self.index.leading(DomainId("here"), H), H, self.seats)
+        return run.choose(WorkerId(prefer), less)
+
+    def owners(self, prefer: str, less: tuple[WorkerId, int] | None = None) -> str:
+        """Whose blocks, one letter for each."""
+        return "".join(
+            holder.owner * (stop - start) for holder, start, stop in self.chosen(prefer, less).parts
+        )
+
+
+def test_prefix_hits_keep_to_one_owner() -> None:
+    cache = Cache({"a": 9, "b": 9, "w": 9})
+    cache.has("a", 0, 1, 2)
+    cache.has("b", 0, 1, 2)
+    assert cache.owners("w") == "aaa", "who cached them first"
+    assert cache.owners("b") == "bbb", "its own, which need no lease"
+    hits = cache.chosen("b")
+    assert hits.own == 3 and hits.own_ids(WorkerId("b"), H) == (10, 11, 12) and hits.new_pins == {"b": 3}
+    cache.has("b", 3, 4)
+    cache.has("a", 4)
+    assert cache.owners("w") == "aaabb", "the owner of the block before"
+    assert cache.chosen("w").lent(WorkerId("w")) == {
+        cache.chosen("a").parts[0][0]: (0, 1, 2),
+        cache.chosen("b").parts[0][0]: (3, 4),
+    }
+
+
+def test_prefix_hits_keep_to_what_their_owners_can_spare() -> None:
+    cache = Cache({"a": 1, "b": 1, "w": 9})
+    cache.has("a", 0, 1, 2)
+    cache.has("b", 0, 1, 2)
+    assert cache.owners("w") == "ab"
+    assert cache.owners("w", (WorkerId("a"), 1)) == "b"
+    assert cache.owners("a") == "aaa", "its own need no room here"
+    account = cache.seats[WorkerId("a")].account
+    account.pins[1] = 1
+    assert cache.seats[WorkerId("a")].room_blocks == 0
+    assert cache.owners("w") == "ba", "pinned already: costs nothing"
+    del cache.seats[WorkerId("b")]
+    assert cache.owners("w") == "", "who is gone lends nothing"
+
+
+@given(
+    has=st.lists(st.tuples(st.sampled_from("abw"), st.integers(0, 5), st.integers(1, 4)), max_size=8),
+    rooms=st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)),
+    pinned=st.sets(st.tuples(st.sampled_from("abw"), st.integers(0, 8)), max_size=6),
+    less=st.none() | st.tuples(st.sampled_from("abw"), st.integers(0, 6)),
+)
+def test_prefix_hits_by_stretches_are_those_by_blocks(
+    has: list[tuple[str, int, int]],
+    rooms: tuple[int, int, int],
+    pinned: set[tuple[str, int]],
+    less: tuple[str, int] | None,
+) -> None:
+    cache = Cache(dict(zip("abw", rooms, strict=True)))
+    owners: list[list[str]] = [[] for _ in H]
+    for name, start, count in has:
+        indices = range(start, min(len(H), start + count))
+        cache.has(name, *indices)
+        for index in indices:
+            owners[index] += [] if name in owners[index] else [name]
+    for name, index in pinned:
+        cache.seats[WorkerId(name)].account.pins[10 * "abw".index(name) + index] = 1
+    fewer = None if less is None else (WorkerId(less[0]), less[1])
+    assert cache.owners("w", fewer) == _block_by_block(cache, owners, less)
+
+
+def _block_by_block(cache: Cache, owners: list[list[str]], less: tuple[str, int] | None) -> str:
+    """The rule, one block at a time."""
+    chosen, last, taken = "", "w", dict.fromkeys("abw", 0)
+    for index, there in enumerate(owners):
+        for name in ["w"] if "w" in there else [last, *there]:
+            seat = cache.seats[WorkerId(name)]
+            new = 10 * "abw".index(name) + index not in seat.account.pins
+            spare = seat.room_blocks - (less[1] if less is not None and less[0] == name else 0)
+            if name in there and (name == "w" or not new or taken[name] + new <= spare):
+                chosen, last = chosen + name, name
+                taken[name] += new
+                break
+        else:
+            break
+    return chosen
 
 
 # ---------------------------------------------------------------- the queue

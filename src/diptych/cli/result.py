@@ -16,6 +16,7 @@ from diptych.cli.asking import Answered
 from diptych.cli.banner import size
 from diptych.domain.errors import Bug
 from diptych.domain.report import HandoffKind, Moment, Placement, RequestReport
+from diptych.orchestration.explain import told
 from diptych.runtime.topology import Topology
 from diptych.server.observe import timeline_of
 
@@ -58,7 +59,7 @@ def as_data(answered: Answered, model_name: str, topology: Topology) -> dict[str
         "tpot_s": timeline.tpot_s,
         "e2e_s": timeline.e2e_s,
         "received_to_moment_s": _since_received(report),
-        "placements": msgspec.to_builtins(report.placements),
+        "placements": told(report.placements),
         "model": model_name,
         "topology": msgspec.to_builtins(topology),
     }

@@ -55,14 +55,85 @@ class HandoffReport(msgspec.Struct, frozen=True, kw_only=True):
     handoff_s: float = 0.0
 
 
+class Obstruction(msgspec.Struct, frozen=True, array_like=True):
+    """Why a worker, or a pair, was no candidate: the name of the filter, and its two figures."""
+
+    why: str
+    figure: int = 0
+    limit: int = 0
+
+
+class AloneView(msgspec.Struct, frozen=True, array_like=True):
+    """A worker that could prefill and decode the request. Figures are zero if it was no candidate."""
+
+    worker_id: WorkerId
+    obstruction: Obstruction | None
+    cached_tokens: int | None = None
+    """Tokens that need no computing; None: nobody looked."""
+    own_share: float = 0.0
+    """Share of the cached tokens that it has itself."""
+    ttft_s: float = 0.0
+    tpot_s: float = 0.0
+    room: float = 0.0
+    """Share of its KV memory that nobody has been promised."""
+
+
+class PrefillView(msgspec.Struct, frozen=True, array_like=True):
+    """A worker that could prefill for another one. Figures are zero if it was no candidate."""
+
+    worker_id: WorkerId
+    obstruction: Obstruction | None
+    cached_tokens: int | None = None
+    own_share: float = 0.0
+    ready_s: float = 0.0
+    """Until its prefill would be done."""
+    handoff: int = 0
+    """Which of the decode worker's `handoffs_s` follows."""
+
+
+class DecodeView(msgspec.Struct, frozen=True, array_like=True):
+    """A worker that could decode what another one prefills. Figures are zero if it was no candidate."""
+
+    worker_id: WorkerId
+    obstruction: Obstruction | None
+    tpot_s: float = 0.0
+    room: float = 0.0
+    handoffs_s: tuple[float, ...] = ()
+
+
+class SplitView(msgspec.Struct, frozen=True, array_like=True):
+    """Every prefill worker with every decode worker (but nobody with itself)."""
+
+    prefill: tuple[PrefillView, ...]
+    decode: tuple[DecodeView, ...]
+    instead: tuple[tuple[WorkerId, PrefillView], ...] = ()
+    """Views that hold for one decode worker only: it lends some blocks less, to have room for the output."""
+
+
+class Considered(msgspec.Struct, frozen=True, array_like=True):
+    """All that a placement looked at, by worker: what follows for each pair can be computed from it
+    (`diptych.orchestration.explain`)."""
+
+    alone: tuple[AloneView, ...] = ()
+    splits: tuple[SplitView, ...] = ()
+    strangers: tuple[tuple[WorkerId, str], ...] = ()
+    """Workers that may not pair with themselves, and their roles."""
+    apart: tuple[tuple[WorkerId, WorkerId, Obstruction], ...] = ()
+    """Pairs whose blocks differ in size."""
+    wanted_ttft_s: float = 0.0
+    """The target, or the best prediction where there is no target: what is as good scores 1."""
+    wanted_tpot_s: float = 0.0
+
+
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """One pair that a placement considered. Scores lie in 0..1; ``rejected`` says which filter dropped it."""
+    """One pair that a placement considered. Scores lie in 0..1; ``rejected`` says which filter dropped it,
+    and then there are no predictions."""
 
     prefill_worker: WorkerId
     decode_worker: WorkerId
-    predicted_ttft_s: float
-    predicted_tpot_s: float
-    cached_tokens: int
+    predicted_ttft_s: float | None = None
+    predicted_tpot_s: float | None = None
+    cached_tokens: int | None = None
     scores: dict[str, float] = {}
     total: float = 0.0
     rejected: str | None = None
@@ -75,7 +146,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     prefill_worker: WorkerId
     decode_worker: WorkerId
     reason: str
-    candidates: tuple[Candidate, ...] = ()
+    considered: Considered = Considered()
 
 
 class RequestReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diptych.domain.cluster import LimitsSpec
 from diptych.domain.errors import ContextTooLong, Saturated
 from diptych.domain.worker import Role, WorkerInfo
 from diptych.orchestration.jobs import Job
-from diptych.orchestration.ledger import Ledger
-from diptych.orchestration.registry import Registry
-from diptych.orchestration.waiting import WaitingQueue
-from diptych.performance.estimate import CostModel
+from diptych.orchestration.parts import Parts
 
 RETRY_AFTER_MIN_S = 1.0
 RETRY_AFTER_MAX_S = 30.0
@@ -24,21 +20,16 @@ RETRY_AFTER_MAX_S = 30.0
 class Admission:
     """Judges; ends nothing itself."""
 
-    def __init__(
-        self,
-        limits: LimitsSpec,
-        max_model_tokens: int,
-        registry: Registry,
-        ledger: Ledger,
-        queue: WaitingQueue,
-        cost: CostModel,
-    ) -> None:
-        self._limits = limits
+    def __init__(self, parts: Parts, max_model_tokens: int) -> None:
+        self._limits = parts.limits
+        self._registry = parts.registry
+        self._ledger = parts.ledger
+        self._queue = parts.queue
+        self._cost = parts.cost
         self._max_model_tokens = max_model_tokens
-        self._registry = registry
-        self._ledger = ledger
-        self._queue = queue
-        self._cost = cost
+        self._most_tokens: int | None = None
+        """That any worker that ever joined could run; None: nobody knows."""
+        self._most_of: tuple[WorkerInfo, ...] = ()
 
     def never_fits(self, job: Job) -> ContextTooLong | None:
         """Whether no worker that ever joined could run it (before the first has joined, nobody knows).
@@ -50,10 +41,12 @@ class Admission:
                 f"{job.tokens} tokens leave no room for output: the model takes {self._max_model_tokens}"
             )
         known = self._registry.known()
-        able = [info for info in known if info.role is not Role.DECODE] or list(known)
-        if not able or any(job.tokens <= _most_tokens(info, known) for info in able):
+        if self._most_of is not known:
+            self._most_of = known
+            self._most_tokens = max([_most_tokens(info, known) for info in _able(known)], default=None)
+        if self._most_tokens is None or job.tokens <= self._most_tokens:
             return None
-        most = max(info.arena.blocks * info.block_tokens for info in able)
+        most = max(info.arena.blocks * info.block_tokens for info in _able(known))
         return ContextTooLong(f"{job.tokens} tokens fit on no worker: the largest KV memory holds {most}")
 
     def overflows(self) -> Saturated | None:
@@ -76,6 +69,11 @@ class Admission:
             return RETRY_AFTER_MAX_S
         together_s = 0.0 if min(alone_s) <= 0 else 1 / sum(1 / seconds for seconds in alone_s)
         return min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, together_s))
+
+
+def _able(known: Sequence[WorkerInfo]) -> list[WorkerInfo]:
+    """Who may compute prompts."""
+    return [info for info in known if info.role is not Role.DECODE] or list(known)
 
 
 def _most_tokens(info: WorkerInfo, known: Sequence[WorkerInfo]) -> int:

@@ -11,7 +11,6 @@ computes for it any more, so no token of it can come twice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -23,8 +22,8 @@ from diptych.orchestration.jobs import Job
 from diptych.orchestration.leases import Leases
 from diptych.orchestration.ledger import Hold, Ledger
 from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.pairs import Pair
 from diptych.orchestration.registry import Registry, WorkerRef
-from diptych.orchestration.routing import Plan
 from diptych.orchestration.timers import Timer, TimerKey, Timers
 
 
@@ -45,53 +44,59 @@ class AttemptKey(NamedTuple):
     number: int
 
 
-@dataclass(slots=True)
 class Attempt:
     """One placement being carried out."""
 
-    job: Job
-    number: int
-    plan: Plan
-    work: Work
-    present: dict[WorkerId, WorkerRef] = field(default_factory=dict[WorkerId, WorkerRef])
-    """Workers that may know of it: they compute, wait or keep a reservation. Emptied by their answers."""
-    holds: dict[WorkerId, Hold] = field(default_factory=dict[WorkerId, Hold])
-    """Its charges in the ledger; those of leases are kept by the leases."""
-    leases: dict[LeaseId, None] = field(default_factory=dict[LeaseId, None])
-    asked: dict[LeaseId, tuple[int, ...]] = field(default_factory=dict[LeaseId, tuple[int, ...]])
-    """Borrowed leases and the indices, in the sequence, of the blocks that were asked for."""
-    reserved: bool = False
-    prefill_began_s: float = 0.0
-    prefilled_s: float = 0.0
-    handed_blocks: int = 0
-    computed_tokens: int = 0
-    after: After | None = None
-    """Set when it is closed."""
+    __slots__ = (
+        "after",
+        "asked",
+        "computed_tokens",
+        "decode",
+        "export_lease",
+        "handed_blocks",
+        "holds",
+        "job",
+        "key",
+        "leases",
+        "number",
+        "pair",
+        "prefill",
+        "prefill_began_s",
+        "prefilled_s",
+        "present",
+        "reserved",
+        "timer",
+        "work",
+    )
 
-    @property
-    def key(self) -> AttemptKey:
-        """Its name."""
-        return AttemptKey(self.job.request_id, self.number)
-
-    @property
-    def timer(self) -> TimerKey:
+    def __init__(self, job: Job, number: int, pair: Pair) -> None:
+        self.job = job
+        self.number = number
+        self.pair = pair
+        self.work: Work = job.work(number, pair.block_tokens)
+        self.key = AttemptKey(job.request_id, number)
+        self.timer = TimerKey(Timer.ATTEMPT, job.request_id, number)
         """The deadline of its present stage."""
-        return TimerKey(Timer.ATTEMPT, self.job.request_id, self.number)
-
-    @property
-    def export_lease(self) -> LeaseId:
+        self.export_lease = LeaseId(f"{job.request_id}#{number}")
         """The lease into which its prefill turns its blocks."""
-        return LeaseId(f"{self.job.request_id}#{self.number}")
-
-    @property
-    def prefill(self) -> WorkerRef:
+        self.prefill = pair.prefill.ref
         """Who computes the prompt."""
-        return self.plan.pair.prefill.ref
-
-    @property
-    def decode(self) -> WorkerRef:
+        self.decode = pair.decode.ref
         """Who computes the output."""
-        return self.plan.pair.decode.ref
+        self.present: dict[WorkerId, WorkerRef] = {}
+        """Workers that may know of it: they compute, wait or keep a reservation. Emptied by their answers."""
+        self.holds: dict[WorkerId, Hold] = {}
+        """Its charges in the ledger; those of leases are kept by the leases."""
+        self.leases: dict[LeaseId, None] = {}
+        self.asked: dict[LeaseId, tuple[int, ...]] = {}
+        """Borrowed leases and the indices, in the sequence, of the blocks that were asked for."""
+        self.reserved = False
+        self.prefill_began_s = 0.0
+        self.prefilled_s = 0.0
+        self.handed_blocks = 0
+        self.computed_tokens = 0
+        self.after: After | None = None
+        """Set when it is closed."""
 
     @property
     def prefill_s(self) -> float:
@@ -102,7 +107,7 @@ class Attempt:
     def fetching_from(self) -> WorkerRef | None:
         """Who must live until the decode worker has fetched the KV into blocks of its own; None if nobody
         need: within a domain, the bytes outlive their worker."""
-        fetching = self.plan.pair.streamed and self.job.state is State.HANDING_OFF
+        fetching = self.pair.streamed and self.job.state is State.HANDING_OFF
         return self.prefill if fetching else None
 
     @property
@@ -128,7 +133,7 @@ class Attempts:
         self._leases = leases
         self._timers = timers
         self._outbox = outbox
-        self._attempts: dict[AttemptKey, Attempt] = {}
+        self._attempts: dict[tuple[RequestId, int], Attempt] = {}
         self._by_lease: dict[LeaseId, AttemptKey] = {}
         self.on_over: Callable[[Attempt, float], None] = _nothing
         """Called with an attempt that closed with `After.REQUEUE` or `After.FINISH`, once it is over."""
@@ -136,21 +141,20 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._attempts)
 
-    def begin(self, job: Job, plan: Plan) -> Attempt:
-        """Open the next attempt of ``job`` and charge the workers of ``plan`` for it."""
+    def begin(self, job: Job, pair: Pair) -> Attempt:
+        """Open the next attempt of ``job`` and charge the workers of ``pair`` for it."""
         job.attempts += 1
         job.attempt = job.attempts
-        work = job.work(job.attempts, plan.pair.prefill.info.block_tokens)
-        attempt = Attempt(job, job.attempts, plan, work)
+        attempt = Attempt(job, job.attempts, pair)
         self._attempts[attempt.key] = attempt
-        self.charge(attempt, attempt.prefill.worker_id, plan.pair.prefill_hold)
-        if plan.pair.split:
-            self.charge(attempt, attempt.decode.worker_id, plan.pair.decode_hold)
+        self.charge(attempt, pair.prefill.worker_id, pair.prefill_hold())
+        if pair.split:
+            self.charge(attempt, pair.decode.worker_id, pair.decode_hold())
         return attempt
 
     def get(self, request_id: RequestId, number: int | None) -> Attempt | None:
         """The attempt of this name, if it holds anything."""
-        return None if number is None else self._attempts.get(AttemptKey(request_id, number))
+        return None if number is None else self._attempts.get((request_id, number))
 
     def carrying(self, job: Job) -> Attempt | None:
         """The attempt that carries ``job`` now."""
@@ -221,9 +225,11 @@ class Attempts:
         if attempt.after is None or attempt.present or attempt.key not in self._attempts:
             return
         del self._attempts[attempt.key]
-        for worker_id in tuple(attempt.holds):
-            self.discharge(attempt, worker_id)
-        self.give_leases_back(attempt)
+        if attempt.holds:
+            for worker_id in tuple(attempt.holds):
+                self.discharge(attempt, worker_id)
+        if attempt.leases:
+            self.give_leases_back(attempt)
         if attempt.after is not After.NOTHING:
             self.on_over(attempt, now_s)
 

@@ -6,7 +6,8 @@ deterministic: the same events at the same times give the same commands.
 
 from __future__ import annotations
 
-from typing import assert_never
+from math import inf
+from typing import TypeAlias, assert_never
 
 from diptych.domain.cluster import LimitsSpec, SloSpec
 from diptych.domain.commands import Command, WakeAt
@@ -40,22 +41,23 @@ from diptych.domain.report import Moment
 from diptych.domain.request import FinishReason
 from diptych.domain.worker import WorkerInfo, WorkerStats
 from diptych.orchestration.admission import Admission
-from diptych.orchestration.attempts import After, Attempts
+from diptych.orchestration.attempts import After, Attempt
 from diptych.orchestration.endings import Endings
 from diptych.orchestration.faults import Faults
 from diptych.orchestration.handoff import Handoff
 from diptych.orchestration.jobs import Job
-from diptych.orchestration.leases import Leases
-from diptych.orchestration.ledger import Ledger
-from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.parts import Parts
 from diptych.orchestration.placing import Placing
-from diptych.orchestration.prefix_index import PrefixIndex
-from diptych.orchestration.registry import Registry, Worker, WorkerRef
+from diptych.orchestration.registry import Worker
 from diptych.orchestration.routing import Router
 from diptych.orchestration.snapshot import Snapshot, WorkerView
-from diptych.orchestration.timers import Timer, Timers
-from diptych.orchestration.waiting import WaitingQueue
+from diptych.orchestration.timers import Timer
 from diptych.performance.estimate import CostModel
+
+AttemptEvent: TypeAlias = (
+    Reserved | ReserveRefused | PrefillStarted | PrefillDone | DecodeStarted | Finished | Bounced | Dropped
+)
+"""What a worker says of one attempt."""
 
 
 class Orchestrator:
@@ -65,56 +67,24 @@ class Orchestrator:
     def __init__(
         self, limits: LimitsSpec, cost: CostModel, *, max_model_tokens: int, slo: SloSpec = SloSpec()
     ) -> None:
+        parts = Parts.make(limits, cost)
         self._cost = cost
-        self._timers = Timers()
-        self._outbox = Outbox()
-        self._ledger = Ledger()
-        self._index = PrefixIndex()
-        self._queue = WaitingQueue()
-        self._registry = Registry(limits, self._timers)
-        self._leases = Leases(self._ledger, self._registry, self._outbox)
-        self._attempts = Attempts(self._registry, self._ledger, self._leases, self._timers, self._outbox)
-        self._endings = Endings(
-            limits, max_model_tokens, self._attempts, self._queue, self._timers, self._outbox
-        )
+        self._timers = parts.timers
+        self._outbox = parts.outbox
+        self._ledger = parts.ledger
+        self._index = parts.prefixes
+        self._queue = parts.queue
+        self._registry = parts.registry
+        self._leases = parts.leases
+        self._attempts = parts.attempts
+        self._endings = Endings(parts, max_model_tokens)
         self._attempts.on_over = self._endings.over
-        self._admission = Admission(limits, max_model_tokens, self._registry, self._ledger, self._queue, cost)
-        router = Router(self._registry, self._ledger, self._index, limits, cost, slo)
-        self._placing = Placing(
-            limits,
-            router,
-            self._admission,
-            self._queue,
-            self._attempts,
-            self._endings,
-            self._leases,
-            self._registry,
-            self._timers,
-            self._outbox,
-        )
-        self._handoff = Handoff(
-            limits,
-            self._attempts,
-            self._endings,
-            self._placing,
-            self._leases,
-            self._timers,
-            self._outbox,
-            cost,
-        )
-        self._faults = Faults(
-            limits,
-            self._registry,
-            self._index,
-            self._leases,
-            self._attempts,
-            self._endings,
-            self._placing,
-            self._queue,
-            self._timers,
-            self._outbox,
-        )
-        self._wish_s: float | None = None
+        self._admission = Admission(parts, max_model_tokens)
+        router = Router(parts, slo)
+        self._placing = Placing(parts, router, self._admission, self._endings)
+        self._handoff = Handoff(parts, self._endings, self._placing)
+        self._faults = Faults(parts, self._endings, self._placing)
+        self._wish_s = inf
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """React to ``event`` at ``now_s`` (never smaller than before).
@@ -126,7 +96,7 @@ class Orchestrator:
         self._registry.note_absence(now_s)
         self._dispatch(event, now_s)
         fired = self._fire(now_s)  # afterwards: whom we have just heard is not silent
-        if fired or _may_make_room(event):
+        if len(self._queue) and (fired or _may_make_room(event)):
             self._placing.place_waiting(now_s)
         if isinstance(event, RequestArrived):
             self._shed(event.request.request_id, now_s)
@@ -180,9 +150,15 @@ class Orchestrator:
         return fired
 
     def _dispatch(self, event: Event, now_s: float) -> None:
-        match event:
+        match event:  # the most frequent first
+            case WorkerSaid():
+                self._said(event, now_s)
             case RequestArrived():
                 self._arrived(event, now_s)
+            case Heartbeat():
+                self._heartbeat(event, now_s)
+            case Tick():
+                pass
             case ClientGone():
                 self._client_gone(event.request_id, now_s)
             case StopMatched():
@@ -191,15 +167,9 @@ class Orchestrator:
                 self._joined(event.info, now_s)
             case WorkerLostEvent():
                 self._faults.lost(event, now_s)
-            case WorkerSaid():
-                self._said(event, now_s)
-            case Heartbeat():
-                self._heartbeat(event, now_s)
             case HeadResumed(paused_s):
                 self._registry.excuse(now_s)
                 self._timers.postpone(Timer.ATTEMPT, paused_s)
-            case Tick():
-                pass
             case _:
                 assert_never(event)
 
@@ -251,38 +221,33 @@ class Orchestrator:
             self._leases.owner_joined(worker)
 
     def _heartbeat(self, event: Heartbeat, now_s: float) -> None:
-        worker = self._registry.current(WorkerRef(event.worker_id, event.incarnation))
+        worker = self._registry.living(event.worker_id, event.incarnation)
         if worker is not None:
             self._registry.report(worker, event.stats, now_s)
             self._cost.observe(worker.worker_id, event.stats)
 
     def _said(self, said: WorkerSaid, now_s: float) -> None:
-        worker = self._registry.current(WorkerRef(said.worker_id, said.incarnation))
+        worker = self._registry.living(said.worker_id, said.incarnation)
         if worker is None:
             return
-        self._registry.heard(worker, now_s)
-        match said.event:
-            case BlocksCached(hashes, block_ids):
-                self._index.cached(worker.info.domain_id, worker.worker_id, hashes, block_ids)
-            case BlocksEvicted(hashes):
-                self._index.evicted(worker.info.domain_id, worker.worker_id, hashes)
-            case Leased():
-                self._placing.leased(said.event, now_s)
-            case _:
-                self._said_of_attempt(said, now_s)
-
-    def _said_of_attempt(self, said: WorkerSaid, now_s: float) -> None:
+        worker.heard_s = now_s
         event = said.event
-        if isinstance(event, BlocksCached | BlocksEvicted | Leased):
-            return
-        attempt = self._attempts.get(event.request_id, event.attempt)
-        if attempt is None or said.worker_id not in attempt.present:
-            return
         match event:
+            case BlocksCached():
+                self._index.cached(worker.info.domain_id, worker.worker_id, event.hashes, event.block_ids)
+            case BlocksEvicted():
+                self._index.evicted(worker.info.domain_id, worker.worker_id, event.hashes)
+            case Leased():
+                self._placing.leased(event, now_s)
+            case _:
+                attempt = self._attempts.get(event.request_id, event.attempt)
+                if attempt is not None and said.worker_id in attempt.present:
+                    self._said_of_attempt(attempt, said, event, now_s)
+
+    def _said_of_attempt(self, attempt: Attempt, said: WorkerSaid, event: AttemptEvent, now_s: float) -> None:
+        match event:  # in the order of an undisturbed life
             case Reserved():
                 self._placing.reserved(attempt, said.said_s)
-            case ReserveRefused():
-                self._placing.refused(attempt, event, now_s)
             case PrefillStarted():
                 self._handoff.prefill_started(attempt, event, said.said_s)
             case PrefillDone():
@@ -295,17 +260,20 @@ class Orchestrator:
                 self._handoff.bounced(attempt, said, now_s)
             case Dropped():
                 self._handoff.dropped(attempt, said, now_s)
+            case ReserveRefused():
+                self._placing.refused(attempt, event, now_s)
             case _:
                 assert_never(event)
 
     def _wish(self, event: Event) -> None:
-        """Ask to be called again at the next deadline, unless that wish is out already."""
+        """Ask to be called at the next deadline, unless that or an earlier call is on its way."""
         if isinstance(event, Tick):
-            self._wish_s = None
-        next_s = self._timers.next_s()
-        if next_s is not None and next_s != self._wish_s:
-            self._wish_s = next_s
-            self._outbox.add(WakeAt(next_s))
+            self._wish_s = inf
+        if self._timers.earliest_s < self._wish_s:
+            next_s = self._timers.next_s()
+            if next_s is not None and next_s < self._wish_s:
+                self._wish_s = next_s
+                self._outbox.add(WakeAt(next_s))
 
     def _view(self, info: WorkerInfo) -> WorkerView:
         worker: Worker | None = self._registry.get(info.worker_id)

@@ -5,40 +5,29 @@ Knows: when an output is complete, when enough is enough, how a report is filled
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from diptych.domain.cluster import LimitsSpec
 from diptych.domain.commands import EndRequest
 from diptych.domain.errors import DiptychError, Saturated
 from diptych.domain.ids import RequestId
 from diptych.domain.lifecycle import State, Trigger
 from diptych.domain.report import Moment, RequestReport
 from diptych.domain.request import FinishReason
-from diptych.orchestration.attempts import After, Attempt, Attempts
+from diptych.orchestration.attempts import After, Attempt
 from diptych.orchestration.jobs import Job, output_end
-from diptych.orchestration.outbox import Outbox
-from diptych.orchestration.timers import Timer, TimerKey, Timers
-from diptych.orchestration.waiting import WaitingQueue
+from diptych.orchestration.parts import Parts
 
 
 class Endings:
     """All requests that have arrived and not ended, and their ends."""
 
-    def __init__(
-        self,
-        limits: LimitsSpec,
-        max_model_tokens: int,
-        attempts: Attempts,
-        queue: WaitingQueue,
-        timers: Timers,
-        outbox: Outbox,
-    ) -> None:
-        self._limits = limits
+    def __init__(self, parts: Parts, max_model_tokens: int) -> None:
+        self._limits = parts.limits
+        self._attempts = parts.attempts
+        self._queue = parts.queue
+        self._timers = parts.timers
+        self._outbox = parts.outbox
         self._max_model_tokens = max_model_tokens
-        self._attempts = attempts
-        self._queue = queue
-        self._timers = timers
-        self._outbox = outbox
         self.jobs: dict[RequestId, Job] = {}
         self.ended: dict[State, int] = {}
         """How many requests have ended in each state."""
@@ -47,12 +36,12 @@ class Endings:
         """Let a request wait for a place, for a bounded time."""
         self._queue.add(job)
         deadline_s = job.queued_s + self._limits.queue_timeout_s
-        self._timers.set(TimerKey(Timer.QUEUE, job.request_id), max(now_s, deadline_s))
+        self._timers.set(job.queue_timer, max(now_s, deadline_s))
 
     def stop_waiting(self, job: Job) -> None:
         """It has a place."""
         self._queue.remove(job)
-        self._timers.cancel(TimerKey(Timer.QUEUE, job.request_id))
+        self._timers.cancel(job.queue_timer)
 
     def requeue(self, job: Job, now_s: float) -> None:
         """Nobody computes for it: finish it if its output is complete, fail it after too many failures, or
@@ -116,7 +105,8 @@ class Endings:
 
     def _end(self, job: Job, trigger: Trigger, outcome: _Outcome, now_s: float) -> None:
         job.move(trigger)
-        self.stop_waiting(job)
+        if job.request_id in self._queue:
+            self.stop_waiting(job)
         del self.jobs[job.request_id]
         self.ended[job.state] = self.ended.get(job.state, 0) + 1
         self._outbox.add(EndRequest(_report(job, outcome)))
@@ -126,8 +116,7 @@ class Endings:
             self._attempts.close(attempt, After.NOTHING, now_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """What a report says beyond the history of its request."""
 
     finish_reason: FinishReason | None = None
@@ -144,7 +133,7 @@ def _report(job: Job, outcome: _Outcome) -> RequestReport:
         error_code=outcome.code,
         error_message=outcome.message,
         retry_after_s=outcome.retry_after_s,
-        prompt_tokens=len(job.request.prompt_token_ids),
+        prompt_tokens=job.prompt_tokens,
         cached_tokens=job.cached_tokens,
         moments=job.moments.as_dict(),
         placements=tuple(job.placements),

@@ -7,49 +7,35 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from diptych.domain.cluster import LimitsSpec
 from diptych.domain.commands import KillWorker
 from diptych.domain.errors import DeadlineExceeded, HandoffFailed, WorkerLost
 from diptych.domain.events import WorkerLostEvent
 from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.lifecycle import State
-from diptych.orchestration.attempts import Attempt, Attempts
+from diptych.orchestration.attempts import Attempt
 from diptych.orchestration.endings import Endings
-from diptych.orchestration.leases import Leases
-from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.parts import Parts
 from diptych.orchestration.placing import Placing
-from diptych.orchestration.prefix_index import PrefixIndex
-from diptych.orchestration.registry import Registry, Worker, WorkerRef
-from diptych.orchestration.timers import Timer, TimerKey, Timers
-from diptych.orchestration.waiting import WaitingQueue
+from diptych.orchestration.registry import Worker, WorkerRef
+from diptych.orchestration.timers import Timer, TimerKey
+
+NO_WORKER = TimerKey(Timer.NO_WORKER)
 
 
 class Faults:
     """Reacts to losses and to deadlines."""
 
-    def __init__(
-        self,
-        limits: LimitsSpec,
-        registry: Registry,
-        index: PrefixIndex,
-        leases: Leases,
-        attempts: Attempts,
-        endings: Endings,
-        placing: Placing,
-        queue: WaitingQueue,
-        timers: Timers,
-        outbox: Outbox,
-    ) -> None:
-        self._limits = limits
-        self._registry = registry
-        self._index = index
-        self._leases = leases
-        self._attempts = attempts
+    def __init__(self, parts: Parts, endings: Endings, placing: Placing) -> None:
+        self._limits = parts.limits
+        self._registry = parts.registry
+        self._index = parts.prefixes
+        self._leases = parts.leases
+        self._attempts = parts.attempts
+        self._queue = parts.queue
+        self._timers = parts.timers
+        self._outbox = parts.outbox
         self._endings = endings
         self._placing = placing
-        self._queue = queue
-        self._timers = timers
-        self._outbox = outbox
 
     def lost(self, event: WorkerLostEvent, now_s: float) -> None:
         """A worker is dead. Those it computed for or was about to, and those whose KV was being fetched from
@@ -74,14 +60,10 @@ class Faults:
     def due(self, key: TimerKey, now_s: float) -> None:
         """A deadline has passed."""
         match key.timer:
-            case Timer.HEARTBEAT:
-                self._kill(WorkerId(key.name), f"silent for {self._limits.heartbeat_timeout_s} s", now_s)
-            case Timer.STALL:
-                self._kill(
-                    WorkerId(key.name), f"busy, but no step for {self._limits.stall_timeout_s} s", now_s
-                )
-            case Timer.RETRY:
-                self._forgive(WorkerId(key.name))
+            case Timer.HEARTBEAT | Timer.STALL | Timer.RETRY:
+                worker = self._registry.get(WorkerId(key.name))
+                if worker is not None:
+                    self._due_of_worker(key.timer, worker, now_s)
             case Timer.QUEUE:
                 self._waited_too_long(RequestId(key.name), now_s)
             case Timer.ATTEMPT:
@@ -95,11 +77,10 @@ class Faults:
 
     def watch_absence(self) -> None:
         """While nobody lives to do the work, the next request to give up sets the alarm."""
-        key = TimerKey(Timer.NO_WORKER)
         if self._registry.none_since_s is None or not len(self._queue):
-            self._timers.cancel(key)
-        elif key not in self._timers:
-            self._timers.set(key, min(self._hopeless_at_s(job.queued_s) for job in self._queue))
+            self._timers.cancel(NO_WORKER)
+        elif NO_WORKER not in self._timers:
+            self._timers.set(NO_WORKER, min(self._hopeless_at_s(job.queued_s) for job in self._queue))
 
     def _bereave(self, attempt: Attempt, ref: WorkerRef, now_s: float) -> None:
         touched = attempt.present.get(ref.worker_id) == ref
@@ -112,17 +93,18 @@ class Faults:
         if attempt.after is None:
             self._endings.try_again(attempt, now_s)
 
-    def _kill(self, worker_id: WorkerId, reason: str, now_s: float) -> None:
-        worker = self._registry.get(worker_id)
-        if worker is None or worker.doomed:
-            return
-        self._registry.condemn(worker, now_s)
-        self._outbox.add(KillWorker(worker_id, worker.info.incarnation, reason))
-
-    def _forgive(self, worker_id: WorkerId) -> None:
-        worker = self._registry.get(worker_id)
-        if worker is not None:
+    def _due_of_worker(self, timer: Timer, worker: Worker, now_s: float) -> None:
+        if timer is Timer.RETRY:
             self._registry.forgive(worker)
+        elif timer is Timer.HEARTBEAT and self._registry.silent_too_long(worker):
+            self._kill(worker, f"silent for {self._limits.heartbeat_timeout_s} s", now_s)
+        elif timer is Timer.STALL and self._registry.still_too_long(worker):
+            self._kill(worker, f"busy, but no step for {self._limits.stall_timeout_s} s", now_s)
+
+    def _kill(self, worker: Worker, reason: str, now_s: float) -> None:
+        if not worker.doomed:
+            self._registry.condemn(worker, now_s)
+            self._outbox.add(KillWorker(worker.worker_id, worker.info.incarnation, reason))
 
     def _waited_too_long(self, request_id: RequestId, now_s: float) -> None:
         job = self._endings.jobs.get(request_id)

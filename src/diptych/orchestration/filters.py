@@ -1,172 +1,78 @@
-"""Reasons not to use a pair.
+"""Why a worker can not play a part for a request.
 
-Knows: one small class per reason. Does not know: which of the remaining pairs is best.
+Knows: one function for each part, its reasons in the order in which they count. Does not know: which of the
+remaining pairs is best.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Protocol
-
-from diptych.domain.cluster import LimitsSpec
-from diptych.domain.kv import blocks_for
-from diptych.orchestration.pairs import Pair, Roles
+from diptych.domain.report import Obstruction
+from diptych.orchestration.hits import Hits
+from diptych.orchestration.needs import Need
+from diptych.orchestration.reasons import Why
+from diptych.orchestration.seats import Seat
 
 
-class Obstacle(IntEnum):
-    """What kind of reason it is, the hardest first."""
-
-    NEVER = 0
-    """Only another set of workers can change it."""
-    BUSY = 1
-    """The pair has enough to do; any other request would be refused too."""
-    ROOM = 2
-    """This request needs more blocks than are free; a smaller one may fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What filters look at besides the pair."""
-
-    limits: LimitsSpec
-    roles: Roles
+def alone(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
+    """Why it can not prefill and decode, whatever is cached where."""
+    account = seat.account
+    if need.next_blocks > seat.blocks:
+        return Obstruction(Why.ARENA, need.next_blocks, seat.blocks)
+    if account.prefill_tokens > backlog_tokens:
+        return Obstruction(Why.BACKLOG, account.prefill_tokens, backlog_tokens)
+    if account.decodes >= seat.max_running:
+        return Obstruction(Why.BATCH, account.decodes, seat.max_running)
+    if seat.worker.refusal is not None:
+        return _refusal(seat, need.growth_alone(seat.blocks))
+    return None
 
 
-class Filter(Protocol):
-    """One reason. ``needs_hits``: whether it depends on the cached blocks that the pair would use."""
-
-    obstacle: Obstacle
-    needs_hits: bool
-
-    def reason(self, pair: Pair, scene: Scene, /) -> str | None:
-        """Why this pair can not be used, or None."""
-        ...
-
-
-class RoleFilter:
-    """Prefill workers pair with decode workers, mixed ones with themselves."""
-
-    obstacle = Obstacle.NEVER
-    needs_hits = False
-
-    def reason(self, pair: Pair, scene: Scene, /) -> str | None:
-        """See `Filter`."""
-        if scene.roles.allow(pair.prefill, pair.decode):
-            return None
-        return f"role: {pair.prefill.info.role.value} and {pair.decode.info.role.value} do not pair like this"
-
-
-class DomainFilter:
-    """KV goes from one memory domain to another block by block."""
-
-    obstacle = Obstacle.NEVER
-    needs_hits = False
-
-    def reason(self, pair: Pair, _: Scene, /) -> str | None:
-        """See `Filter`."""
-        ours, theirs = pair.prefill.info.block_tokens, pair.decode.info.block_tokens
-        return None if ours == theirs else f"domain: blocks of {ours} tokens there, of {theirs} here"
-
-
-class ArenaFilter:
-    """The tokens that exist fit into an empty arena of the prefill worker; with the next one, into that of
-    the worker that decodes from blocks of its own."""
-
-    obstacle = Obstacle.NEVER
-    needs_hits = False
-
-    def reason(self, pair: Pair, _: Scene, /) -> str | None:
-        """See `Filter`."""
-        info = pair.prefill.info
-        blocks = blocks_for(pair.tokens + (0 if pair.split else 1), info.block_tokens)
-        if blocks > info.arena.blocks:
-            return f"arena: {blocks} blocks needed, {info.arena.blocks} exist"
-        exist = pair.decode.info.arena.blocks
-        if pair.streamed and (blocks := blocks_for(pair.tokens + 1, info.block_tokens)) > exist:
-            return f"arena: {blocks} blocks needed to decode, {exist} exist"
+def alone_room(seat: Seat, need: Need, hits: Hits) -> Obstruction | None:
+    """Whether the prompt and the output have room, with these cached blocks. What it says itself counts too:
+    a decode may have outgrown its promise."""
+    if not seat.account.holds:
         return None
+    return _room(
+        need.blocks - hits.blocks + hits.new_pins.get(seat.worker_id, 0) + need.growth_alone(seat.blocks),
+        min(seat.room_blocks, seat.worker.reported_room_blocks),
+    )
 
 
-class BacklogFilter:
-    """Late binding: a prefill worker with enough prompt tokens before it gets no further request."""
-
-    obstacle = Obstacle.BUSY
-    needs_hits = False
-
-    def reason(self, pair: Pair, scene: Scene, /) -> str | None:
-        """See `Filter`."""
-        backlog = pair.prefill_account.prefill_tokens
-        if backlog <= scene.limits.prefill_backlog_tokens:
-            return None
-        return f"backlog: {backlog} prompt tokens wait already"
+def prefill(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
+    """Why it can not prefill for another worker, whatever is cached where."""
+    if need.blocks > seat.blocks:
+        return Obstruction(Why.ARENA, need.blocks, seat.blocks)
+    if seat.account.prefill_tokens > backlog_tokens:
+        return Obstruction(Why.BACKLOG, seat.account.prefill_tokens, backlog_tokens)
+    return None
 
 
-class BatchFilter:
-    """A decode worker's batch has an end."""
-
-    obstacle = Obstacle.BUSY
-    needs_hits = False
-
-    def reason(self, pair: Pair, _: Scene, /) -> str | None:
-        """See `Filter`."""
-        most = pair.decode.info.max_running
-        return None if pair.decode_account.decodes < most else f"batch: {most} sequences run already"
+def prefill_room(seat: Seat, need: Need, hits: Hits) -> Obstruction | None:
+    """Whether the prompt has room, with these cached blocks."""
+    if not seat.account.holds:
+        return None
+    return _room(need.blocks - hits.blocks + hits.new_pins.get(seat.worker_id, 0), seat.room_blocks)
 
 
-class PrefillRoomFilter:
-    """The blocks of the prompt, by the ledger; an idle worker has room by definition."""
-
-    obstacle = Obstacle.ROOM
-    needs_hits = True
-
-    def reason(self, pair: Pair, _: Scene, /) -> str | None:
-        """See `Filter`."""
-        if pair.prefill_account.holds == 0:
-            return None
-        room = pair.prefill_account.room_blocks(pair.prefill.info.arena)
-        need = pair.prefill_need_blocks
-        if not pair.split:
-            room = min(room, pair.prefill.reported_room_blocks)
-        return None if need <= room else f"room: prefill needs {need} blocks, {room} are free"
+def decode(seat: Seat, need: Need, streamed: bool) -> Obstruction | None:
+    """Why it can not decode what another worker prefills."""
+    if streamed and need.next_blocks > seat.blocks:
+        return Obstruction(Why.DECODE_ARENA, need.next_blocks, seat.blocks)
+    if seat.account.decodes >= seat.max_running:
+        return Obstruction(Why.BATCH, seat.account.decodes, seat.max_running)
+    growth = need.growth_streamed(seat.blocks) if streamed else need.growth_lent(seat.blocks)
+    if seat.worker.refusal is not None and (refused := _refusal(seat, growth)) is not None:
+        return refused
+    room = seat.room_blocks
+    return None if growth <= room else Obstruction(Why.DECODE_ROOM, growth, room)
 
 
-class DecodeRoomFilter:
-    """The blocks of the output, by the ledger; the worker itself has the last word (`ReserveRefused`)."""
-
-    obstacle = Obstacle.ROOM
-    needs_hits = True
-
-    def reason(self, pair: Pair, _: Scene, /) -> str | None:
-        """See `Filter`."""
-        if not pair.split:
-            return None
-        room = pair.decode_account.room_blocks(pair.decode.info.arena)
-        need = pair.growth_blocks + pair.hits.new_pins.get(pair.decode.worker_id, 0)
-        return None if need <= room else f"room: decode needs {need} blocks, {room} are free"
+def _refusal(seat: Seat, growth_blocks: int) -> Obstruction | None:
+    refusal = seat.worker.refusal
+    if refusal is None or growth_blocks <= refusal.available_blocks:
+        return None
+    return Obstruction(Why.REFUSAL, growth_blocks, refusal.available_blocks)
 
 
-class RefusalFilter:
-    """Who has just said that it has no room is not asked for more than it has, until something changes."""
-
-    obstacle = Obstacle.ROOM
-    needs_hits = False
-
-    def reason(self, pair: Pair, _: Scene, /) -> str | None:
-        """See `Filter`."""
-        refusal = pair.decode.refusal
-        if refusal is None or pair.growth_blocks <= refusal.available_blocks:
-            return None
-        return f"refused: {pair.decode.worker_id} had {refusal.available_blocks} blocks a moment ago"
-
-
-DEFAULT_FILTERS: tuple[Filter, ...] = (
-    RoleFilter(),
-    DomainFilter(),
-    ArenaFilter(),
-    BacklogFilter(),
-    BatchFilter(),
-    RefusalFilter(),
-    PrefillRoomFilter(),
-    DecodeRoomFilter(),
-)
+def _room(blocks: int, room_blocks: int) -> Obstruction | None:
+    return None if blocks <= room_blocks else Obstruction(Why.PREFILL_ROOM, blocks, room_blocks)

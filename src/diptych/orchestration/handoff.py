@@ -10,44 +10,30 @@ deadlines.
 
 from __future__ import annotations
 
-from diptych.domain.cluster import LimitsSpec
 from diptych.domain.commands import StartDecode
 from diptych.domain.errors import Bug
 from diptych.domain.events import DecodeStarted, Finished, PrefillDone, PrefillStarted, WorkerSaid
 from diptych.domain.lifecycle import State, Trigger
 from diptych.domain.report import HandoffKind, HandoffReport, Moment
-from diptych.orchestration.attempts import After, Attempt, Attempts
+from diptych.orchestration.attempts import After, Attempt
 from diptych.orchestration.endings import Endings
-from diptych.orchestration.leases import Leases
 from diptych.orchestration.ledger import Hold
-from diptych.orchestration.outbox import Outbox
+from diptych.orchestration.parts import Parts
 from diptych.orchestration.placing import Placing
-from diptych.orchestration.timers import Timers
-from diptych.performance.estimate import CostModel
 
 
 class Handoff:
     """Carries running attempts forward."""
 
-    def __init__(
-        self,
-        limits: LimitsSpec,
-        attempts: Attempts,
-        endings: Endings,
-        placing: Placing,
-        leases: Leases,
-        timers: Timers,
-        outbox: Outbox,
-        cost: CostModel,
-    ) -> None:
-        self._limits = limits
-        self._attempts = attempts
+    def __init__(self, parts: Parts, endings: Endings, placing: Placing) -> None:
+        self._limits = parts.limits
+        self._attempts = parts.attempts
+        self._leases = parts.leases
+        self._timers = parts.timers
+        self._outbox = parts.outbox
+        self._cost = parts.cost
         self._endings = endings
         self._placing = placing
-        self._leases = leases
-        self._timers = timers
-        self._outbox = outbox
-        self._cost = cost
 
     def prefill_started(self, attempt: Attempt, event: PrefillStarted, said_s: float) -> None:
         """The first chunk is in a step: the prompt will be done, however long it takes."""
@@ -62,7 +48,7 @@ class Handoff:
     def prefill_done(self, attempt: Attempt, said: WorkerSaid, event: PrefillDone, now_s: float) -> None:
         """The KV of the prompt stands, under leases; pass it on."""
         self._learn(attempt, said)
-        own = attempt.plan.pair.prefill.info.arena.own(event.block_ids)
+        own = attempt.pair.prefill.info.arena.own(event.block_ids)
         if attempt.export_lease in self._leases:
             self._leases.export(attempt.export_lease, own)
         self._attempts.leave(attempt, said.worker_id, now_s)
@@ -86,10 +72,10 @@ class Handoff:
             self._cost.observe_handoff(
                 target=said.worker_id,
                 tokens=attempt.computed_tokens,
-                prefill_s=attempt.prefill_s if attempt.plan.pair.streamed else None,
+                prefill_s=attempt.prefill_s if attempt.pair.streamed else None,
                 handoff_s=job.handoff.handoff_s,
             )
-        if attempt.plan.pair.streamed:
+        if attempt.pair.streamed:
             self._attempts.give_leases_back(attempt)
         job.move(Trigger.DECODE_STARTED)
         job.moments.mark(Moment.DECODE_STARTED, said.said_s)
@@ -138,13 +124,13 @@ class Handoff:
             new_token_ids=new_token_ids,
             block_ids=event.block_ids,
             computed_tokens=event.computed_tokens,
-            source=attempt.prefill.worker_id if attempt.plan.pair.streamed else None,
+            source=attempt.prefill.worker_id if attempt.pair.streamed else None,
         )
         self._outbox.send(attempt.decode, order)
 
     def _decodes_alone(self, attempt: Attempt) -> None:
         """The prompt is computed: it is no backlog any more."""
-        hold = attempt.plan.pair.prefill_hold
+        hold = attempt.holds[attempt.prefill.worker_id]
         decoding = Hold(
             blocks=hold.blocks, pins=hold.pins, decodes=hold.decodes, context_tokens=hold.context_tokens
         )
@@ -153,7 +139,7 @@ class Handoff:
 
 def _handed_over(attempt: Attempt, said_s: float, copied_bytes: int) -> HandoffReport:
     """What a handoff moved: full blocks that were lent, or all blocks over a link."""
-    info, streamed = attempt.plan.pair.prefill.info, attempt.plan.pair.streamed
+    info, streamed = attempt.pair.prefill.info, attempt.pair.streamed
     full = attempt.computed_tokens // info.block_tokens
     return HandoffReport(
         kind=HandoffKind.STREAM if streamed else HandoffKind.BORROW,

@@ -5,7 +5,6 @@ Knows: its state, its output so far, its attempts. Does not know: workers, lease
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from diptych.domain.ids import BlockHash, RequestId, TokenId
@@ -14,48 +13,68 @@ from diptych.domain.lifecycle import State, Trigger, advance
 from diptych.domain.report import HandoffReport, Placement
 from diptych.domain.request import FinishReason, Request, SamplingParams, Work
 from diptych.orchestration.moments import Moments
+from diptych.orchestration.timers import Timer, TimerKey
 
 JobOrder: TypeAlias = tuple[int, float, RequestId]
 
+NOTHING_HANDED_OVER = HandoffReport()
 
-@dataclass(slots=True)
+
 class Job:
     """A request that has arrived and not ended."""
 
-    request: Request
-    received_s: float
-    queued_s: float
-    """Since when it has waited for a worker to run it."""
-    moments: Moments = field(default_factory=Moments)
-    state: State = State.QUEUED
-    output: tuple[TokenId, ...] = ()
-    """Output tokens that its client has, as far as we were told: complete whenever nobody computes for it."""
-    attempts: int = 0
-    attempt: int | None = None
-    """Number of the attempt that carries it now (being placed, running, or stopping before it is queued
-    again)."""
-    placements: list[Placement] = field(default_factory=list[Placement])
-    failures: list[str] = field(default_factory=list[str])
-    """Error code of each attempt that a worker's loss or a missed deadline has ended."""
-    blocked_since_s: float | None = None
-    """Since when it has been at the head of the queue and found no room."""
-    cached_tokens: int = 0
-    handoff: HandoffReport = field(default_factory=HandoffReport)
+    __slots__ = (
+        "_grown",
+        "attempt",
+        "attempts",
+        "blocked_since_s",
+        "cached_tokens",
+        "failures",
+        "handoff",
+        "moments",
+        "order",
+        "output",
+        "placements",
+        "prompt_tokens",
+        "queue_timer",
+        "queued_s",
+        "received_s",
+        "request",
+        "request_id",
+        "state",
+        "tokens",
+    )
 
-    @property
-    def request_id(self) -> RequestId:
-        """The name of the request."""
-        return self.request.request_id
-
-    @property
-    def order(self) -> JobOrder:
+    def __init__(self, request: Request, received_s: float, queued_s: float) -> None:
+        self.request = request
+        self.request_id = request.request_id
+        self.prompt_tokens = len(request.prompt_token_ids)
+        self.received_s = received_s
+        self.queued_s = queued_s
+        """Since when it has waited for a worker to run it."""
+        self.order: JobOrder = (request.priority, received_s, request.request_id)
         """Its place in the queue, the same after every resumption: priority, arrival, name."""
-        return (self.request.priority, self.received_s, self.request_id)
-
-    @property
-    def tokens(self) -> int:
+        self.queue_timer = TimerKey(Timer.QUEUE, request.request_id)
+        self.moments = Moments()
+        self.state = State.QUEUED
+        self.output: tuple[TokenId, ...] = ()
+        """Output tokens that its client has, as far as we were told: complete whenever nobody computes for
+        it."""
+        self.tokens = self.prompt_tokens
         """Prompt and output tokens that exist: what the next prefill covers."""
-        return len(self.request.prompt_token_ids) + len(self.output)
+        self.attempts = 0
+        self.attempt: int | None = None
+        """Number of the attempt that carries it now (being placed, running, or stopping before it is queued
+        again)."""
+        self.placements: list[Placement] = []
+        self.failures: list[str] = []
+        """Error code of each attempt that a worker's loss or a missed deadline has ended."""
+        self.blocked_since_s: float | None = None
+        """Since when it has been at the head of the queue and found no room."""
+        self.cached_tokens = 0
+        self.handoff = NOTHING_HANDED_OVER
+        self._grown: tuple[int, tuple[BlockHash, ...]] | None = None
+        """Block size and hashes of prompt and output, as far as they were asked for."""
 
     @property
     def tokens_left(self) -> int:
@@ -70,29 +89,42 @@ class Job:
         """Take over the output so far; it only grows."""
         if len(token_ids) > len(self.output):
             self.output = token_ids
+            self.tokens = self.prompt_tokens + len(token_ids)
 
     def hashes(self, block_tokens: int) -> tuple[BlockHash, ...]:
-        """Hashes of all full blocks of prompt and output."""
-        known = self.request.block_hashes
-        if not self.output:
-            return known
-        parent = known[-1] if known else self.request.cache_root
-        rest = (*self.request.prompt_token_ids, *self.output)[len(known) * block_tokens :]
-        return (*known, *extend_hashes(parent, rest, block_tokens))
+        """Hashes of all full blocks of prompt and output. Each block is hashed once."""
+        given = self.request.block_hashes
+        if not self.output or len(given) < self.prompt_tokens // block_tokens:
+            return given  # fewer than the prompt has: no cache is kept, so its output needs none either
+        if self._grown is None or self._grown[0] != block_tokens:
+            self._grown = (block_tokens, given)
+        known = self._grown[1]
+        if self.tokens >= (len(known) + 1) * block_tokens:
+            parent = known[-1] if known else self.request.cache_root
+            more = extend_hashes(parent, self._tokens_from(len(known) * block_tokens), block_tokens)
+            self._grown = (block_tokens, known := (*known, *more))
+        return known
 
     def work(self, attempt: int, block_tokens: int) -> Work:
         """The order that lets a worker go on from the tokens that exist."""
+        request = self.request
         return Work(
             request_id=self.request_id,
             attempt=attempt,
-            token_ids=(*self.request.prompt_token_ids, *self.output),
-            prompt_tokens=len(self.request.prompt_token_ids),
-            sampling=self.request.sampling,
-            cache_root=self.request.cache_root,
+            token_ids=self._tokens_from(0) if self.output else request.prompt_token_ids,
+            prompt_tokens=self.prompt_tokens,
+            sampling=request.sampling,
+            cache_root=request.cache_root,
             block_hashes=self.hashes(block_tokens),
-            priority=self.request.priority,
+            priority=request.priority,
             arrival_s=self.received_s,
         )
+
+    def _tokens_from(self, start: int) -> tuple[TokenId, ...]:
+        """Tokens from position ``start`` on."""
+        if start >= self.prompt_tokens:
+            return self.output[start - self.prompt_tokens :]
+        return (*self.request.prompt_token_ids[start:], *self.output)
 
 
 def output_end(

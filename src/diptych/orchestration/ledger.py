@@ -12,7 +12,6 @@ Promised blocks have none yet (a prompt that is being computed, decode growth).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -35,11 +34,11 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of the sequences that decode there."""
 
 
-@dataclass(slots=True)
-class Account:
+class Account(msgspec.Struct):
     """Sum of the holds at one worker."""
 
-    pins: dict[BlockId, int] = field(default_factory=dict[BlockId, int])
+    pins: dict[BlockId, int] = {}
+    """Pinned block → by how many holds."""
     holds: int = 0
     blocks: int = 0
     prefill_tokens: int = 0
@@ -50,38 +49,58 @@ class Account:
         """Blocks of ``arena`` that nobody has been promised."""
         return arena.blocks - len(self.pins) - self.blocks
 
-    def change(self, hold: Hold, sign: int) -> None:
-        """Add (+1) or take away (-1) a hold."""
-        self.holds += sign
-        self.blocks += sign * hold.blocks
-        self.prefill_tokens += sign * hold.prefill_tokens
-        self.decodes += sign * hold.decodes
-        self.context_tokens += sign * hold.context_tokens
-        for block_id in hold.pins:
-            count = self.pins.get(block_id, 0) + sign
-            if count:
-                self.pins[block_id] = count
-            else:
-                del self.pins[block_id]
+    def add(self, hold: Hold) -> None:
+        """Count a hold in."""
+        self.holds += 1
+        self.blocks += hold.blocks
+        self.prefill_tokens += hold.prefill_tokens
+        self.decodes += hold.decodes
+        self.context_tokens += hold.context_tokens
+        if hold.pins:
+            pins = self.pins
+            for block_id in hold.pins:
+                pins[block_id] = pins.get(block_id, 0) + 1
+
+    def take_away(self, hold: Hold) -> None:
+        """Count it out again."""
+        self.holds -= 1
+        self.blocks -= hold.blocks
+        self.prefill_tokens -= hold.prefill_tokens
+        self.decodes -= hold.decodes
+        self.context_tokens -= hold.context_tokens
+        if hold.pins:
+            pins = self.pins
+            for block_id in hold.pins:
+                count = pins[block_id]
+                if count == 1:
+                    del pins[block_id]
+                else:
+                    pins[block_id] = count - 1
 
 
 class Ledger:
-    """One account per worker id."""
+    """One account per worker id. ``releases`` counts the holds that were taken away: while it stands still,
+    there is room nowhere that was not there before."""
 
     def __init__(self) -> None:
+        self.releases = 0
         self._accounts: dict[WorkerId, Account] = {}
 
     def account(self, worker_id: WorkerId) -> Account:
-        """The sums at a worker."""
-        return self._accounts.setdefault(worker_id, Account())
+        """The sums at a worker; always the same object."""
+        account = self._accounts.get(worker_id)
+        if account is None:
+            account = self._accounts[worker_id] = Account()
+        return account
 
     def hold(self, worker_id: WorkerId, hold: Hold) -> None:
         """Add a hold."""
-        self.account(worker_id).change(hold, +1)
+        self.account(worker_id).add(hold)
 
     def release(self, worker_id: WorkerId, hold: Hold) -> None:
         """Take a hold away again."""
-        self.account(worker_id).change(hold, -1)
+        self.releases += 1
+        self.account(worker_id).take_away(hold)
 
     def check(self, holds: Iterable[tuple[WorkerId, Hold]]) -> None:
         """Raise `Bug` unless the accounts are the sums of exactly these holds."""

@@ -14,14 +14,21 @@ _ORDER = {moment: place for place, moment in enumerate(Moment)}
 class Moments:
     """First occurrence of each moment. A resumed request keeps what its earlier attempts reached."""
 
+    __slots__ = ("_last", "_last_s", "_times_s")
+
     def __init__(self) -> None:
         self._times_s: dict[Moment, float] = {}
+        self._last = -1
+        self._last_s = float("-inf")
 
     def mark(self, moment: Moment, t_s: float) -> None:
         """Record ``moment``, unless it or a later one is recorded; never earlier than the one before it."""
-        if any(_ORDER[seen] >= _ORDER[moment] for seen in self._times_s):
-            return
-        self._times_s[moment] = max([t_s, *self._times_s.values()])
+        place = _ORDER[moment]
+        if place > self._last:
+            self._last = place
+            if t_s > self._last_s:
+                self._last_s = t_s
+            self._times_s[moment] = self._last_s
 
     def __contains__(self, moment: Moment) -> bool:
         return moment in self._times_s

@@ -21,7 +21,7 @@ class Outbox:
 
     def send(self, to: WorkerRef, command: WorkerCommand) -> None:
         """Append a command for one incarnation of a worker."""
-        self._commands.append(Send(to.worker_id, to.incarnation, command))
+        self._commands.append(Send(to[0], to[1], command))
 
     def take(self) -> list[Command]:
         """All commands since the last call."""

@@ -9,23 +9,20 @@ chosen (routing), what comes after (handoff).
 
 from __future__ import annotations
 
-from diptych.domain.cluster import LimitsSpec
 from diptych.domain.commands import Reserve, StartPrefill
 from diptych.domain.events import Leased, ReserveRefused
-from diptych.domain.ids import BlockId, LeaseId, WorkerId
+from diptych.domain.ids import BlockId, LeaseId, RequestId
 from diptych.domain.lifecycle import Trigger
 from diptych.domain.report import Moment
 from diptych.orchestration.admission import Admission
-from diptych.orchestration.attempts import Attempt, Attempts
+from diptych.orchestration.attempts import Attempt
 from diptych.orchestration.endings import Endings
-from diptych.orchestration.filters import Obstacle
 from diptych.orchestration.jobs import Job
-from diptych.orchestration.leases import Leases
-from diptych.orchestration.outbox import Outbox
-from diptych.orchestration.registry import Refusal, Registry, WorkerRef
+from diptych.orchestration.parts import Parts
+from diptych.orchestration.prefix_index import Holder
+from diptych.orchestration.reasons import Obstacle
+from diptych.orchestration.registry import Refusal, WorkerRef
 from diptych.orchestration.routing import Plan, Router
-from diptych.orchestration.timers import Timers
-from diptych.orchestration.waiting import WaitingQueue
 
 OVERTAKE_S = 2.0
 """How long requests that fit may pass one that waits for more blocks than are free. Afterwards nobody
@@ -42,47 +39,35 @@ REFUSED_RETRY_S = 0.25
 class Placing:
     """Moves requests from the queue to their prefill workers."""
 
-    def __init__(
-        self,
-        limits: LimitsSpec,
-        router: Router,
-        admission: Admission,
-        queue: WaitingQueue,
-        attempts: Attempts,
-        endings: Endings,
-        leases: Leases,
-        registry: Registry,
-        timers: Timers,
-        outbox: Outbox,
-    ) -> None:
-        self._limits = limits
+    def __init__(self, parts: Parts, router: Router, admission: Admission, endings: Endings) -> None:
+        self._limits = parts.limits
+        self._ledger = parts.ledger
+        self._index = parts.prefixes
+        self._queue = parts.queue
+        self._registry = parts.registry
+        self._leases = parts.leases
+        self._attempts = parts.attempts
+        self._timers = parts.timers
+        self._outbox = parts.outbox
         self._router = router
         self._admission = admission
-        self._queue = queue
-        self._attempts = attempts
         self._endings = endings
-        self._leases = leases
-        self._registry = registry
-        self._timers = timers
-        self._outbox = outbox
+        self._obstacles: dict[RequestId, Obstacle] = {}
+        """What stood in the way of those that were tried, as long as nothing has changed since."""
+        self._tried_at: tuple[int, int, int] = (-1, -1, -1)
+        self._tried_queue = -1
 
     def place_waiting(self, now_s: float) -> None:
         """Try the queue in order. Whom only its own size keeps back may be passed for `OVERTAKE_S`; whom no
         worker of the present set can take is no obstacle to others; anything else holds up everybody."""
-        passed = 0
-        for job in self._queue:
-            if (error := self._admission.never_fits(job)) is not None:
-                self._endings.refuse(job, error, now_s)
-                continue
-            plan = self._router.route(job)
-            if isinstance(plan, Plan):
-                self._begin(job, plan, now_s)
-            elif plan is Obstacle.BUSY:
-                return
-            elif plan is Obstacle.ROOM:
-                passed += 1
-                if not self._may_be_passed(job, now_s) or passed > OVERTAKE_REQUESTS:
-                    return
+        state = (self._ledger.releases, self._registry.hopes, self._index.additions)
+        if state != self._tried_at:
+            self._obstacles.clear()
+            self._tried_at = state
+        elif self._tried_queue == self._queue.changes:
+            return
+        self._try_in_order(now_s)
+        self._tried_queue = self._queue.changes
 
     def reserved(self, attempt: Attempt, now_s: float) -> None:
         """The decode worker has set blocks aside."""
@@ -113,10 +98,35 @@ class Placing:
 
     def start_if_answered(self, attempt: Attempt, now_s: float) -> None:
         """Order the prefill once the reservation stands and every lease is answered."""
-        if not attempt.placing or (attempt.plan.pair.split and not attempt.reserved):
+        if not attempt.placing or (attempt.pair.split and not attempt.reserved):
             return
-        if all(self._leases.answered(lease_id) for lease_id in attempt.leases):
+        if not attempt.leases or all(self._leases.answered(lease_id) for lease_id in attempt.leases):
             self._start(attempt, now_s)
+
+    def _try_in_order(self, now_s: float) -> None:
+        passed = 0
+        for job in self._queue:
+            obstacle = self._obstacles.get(job.request_id)
+            if obstacle is None:
+                obstacle = self._try(job, now_s)
+            if obstacle is Obstacle.BUSY:
+                return
+            if obstacle is Obstacle.ROOM:
+                passed += 1
+                if not self._may_be_passed(job, now_s) or passed > OVERTAKE_REQUESTS:
+                    return
+
+    def _try(self, job: Job, now_s: float) -> Obstacle:
+        """Place it, or turn it away for good (no obstacle to others), or see what stands in the way."""
+        if (error := self._admission.never_fits(job)) is not None:
+            self._endings.refuse(job, error, now_s)
+            return Obstacle.NONE
+        plan = self._router.route(job)
+        if isinstance(plan, Obstacle):
+            self._obstacles[job.request_id] = plan
+            return plan
+        self._begin(job, plan, now_s)
+        return Obstacle.NONE
 
     def _may_be_passed(self, job: Job, now_s: float) -> bool:
         if job.blocked_since_s is None:
@@ -126,47 +136,44 @@ class Placing:
     def _begin(self, job: Job, plan: Plan, now_s: float) -> None:
         self._endings.stop_waiting(job)
         job.blocked_since_s = None
-        attempt = self._attempts.begin(job, plan)
+        pair = plan.pair
+        attempt = self._attempts.begin(job, pair)
         job.placements.append(plan.placement)
         job.moments.mark(Moment.ADMITTED, now_s)
         job.moments.mark(Moment.PLACED, now_s)
         self._timers.set(attempt.timer, now_s + self._limits.placing_timeout_s)
-        if plan.pair.split:
-            self._reserve(attempt)
-        for owner, indices in _lent(attempt).items():
-            self._ask_lease(attempt, owner, indices)
+        if pair.split:
+            attempt.present[attempt.decode.worker_id] = attempt.decode
+            self._outbox.send(attempt.decode, Reserve(attempt.work, pair.growth_blocks))
+        if pair.hits.own < pair.hits.blocks:
+            for owner, indices in pair.hits.lent(attempt.prefill.worker_id).items():
+                self._ask_lease(attempt, owner, indices)
         self.start_if_answered(attempt, now_s)
 
-    def _reserve(self, attempt: Attempt) -> None:
-        attempt.present[attempt.decode.worker_id] = attempt.decode
-        blocks = attempt.plan.pair.growth_blocks
-        self._outbox.send(attempt.decode, Reserve(attempt.work, blocks))
-
-    def _ask_lease(self, attempt: Attempt, owner_id: WorkerId, indices: tuple[int, ...]) -> None:
-        owner = self._registry.get(owner_id)
+    def _ask_lease(self, attempt: Attempt, holder: Holder, indices: tuple[int, ...]) -> None:
+        owner = self._registry.get(holder.owner)
         if owner is None:
             return
-        lease_id = LeaseId(f"{attempt.export_lease}@{owner_id}")
-        hits = attempt.plan.pair.hits.blocks
-        hashes = tuple(attempt.work.block_hashes[index] for index in indices)
+        lease_id = LeaseId(f"{attempt.export_lease}@{holder.owner}")
+        hashes = tuple([attempt.pair.hashes[index] for index in indices])
         attempt.asked[lease_id] = indices
         self._attempts.attach(attempt, lease_id)
-        self._leases.ask(lease_id, owner, hashes, tuple(hits[index].block_id for index in indices))
+        self._leases.ask(lease_id, owner, hashes, holder.ids(hashes))
 
     def _start(self, attempt: Attempt, now_s: float) -> None:
         worker = self._registry.current(attempt.prefill)
         if worker is None or worker.doomed:
             return
-        borrowed = self._borrowed(attempt)
-        split = attempt.plan.pair.split
-        if split:
-            self._attempts.attach(attempt, attempt.export_lease)
-            self._leases.expect_export(attempt.export_lease, worker.worker_id)
+        borrowed = self._borrowed(attempt) if attempt.asked else {}
+        export_lease: LeaseId | None = None
+        if attempt.pair.split:
+            export_lease = attempt.export_lease
+            self._attempts.attach(attempt, export_lease)
+            self._leases.expect_export(export_lease, worker.worker_id)
         attempt.present[worker.worker_id] = worker.ref
         attempt.job.move(Trigger.PREFILL_SENT)
         attempt.job.moments.mark(Moment.PREFILL_QUEUED, now_s)
         self._timers.set(attempt.timer, now_s + self._limits.placing_timeout_s)
-        export_lease = attempt.export_lease if split else None
         self._outbox.send(attempt.prefill, StartPrefill(attempt.work, borrowed, export_lease))
 
     def _borrowed(self, attempt: Attempt) -> dict[int, BlockId]:
@@ -175,21 +182,11 @@ class Placing:
         for lease_id, indices in attempt.asked.items():
             granted.update(zip(indices, self._leases.blocks(lease_id), strict=False))
         borrowed: dict[int, BlockId] = {}
-        prefill = attempt.prefill.worker_id
-        for index, hit in enumerate(attempt.plan.pair.hits.blocks):
-            if hit.owner == prefill:
+        for holder, start, stop in attempt.pair.hits.parts:
+            if holder.owner == attempt.prefill.worker_id:
                 continue
-            if index not in granted:
-                break
-            borrowed[index] = granted[index]
+            for index in range(start, stop):
+                if index not in granted:
+                    return borrowed
+                borrowed[index] = granted[index]
         return borrowed
-
-
-def _lent(attempt: Attempt) -> dict[WorkerId, tuple[int, ...]]:
-    """Owners other than the prefill worker → indices of the blocks that they have."""
-    lent: dict[WorkerId, list[int]] = {}
-    prefill = attempt.prefill.worker_id
-    for index, hit in enumerate(attempt.plan.pair.hits.blocks):
-        if hit.owner != prefill:
-            lent.setdefault(hit.owner, []).append(index)
-    return {owner: tuple(indices) for owner, indices in lent.items()}

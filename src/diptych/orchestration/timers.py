@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from heapq import heappop, heappush
+from math import inf
 from typing import NamedTuple
 
 
@@ -36,7 +37,10 @@ STALE_ENTRIES = 256
 
 
 class Timers:
-    """A heap that tolerates stale entries: moving a deadline later costs nothing until the old time comes."""
+    """A heap that tolerates stale entries: moving a deadline later costs nothing until the old time comes.
+
+    A deadline at infinity never comes and is not kept.
+    """
 
     def __init__(self) -> None:
         self._due_s: dict[TimerKey, float] = {}
@@ -50,16 +54,26 @@ class Timers:
     def __contains__(self, key: TimerKey) -> bool:
         return key in self._due_s
 
+    @property
+    def earliest_s(self) -> float:
+        """No deadline comes before this; infinity if there is none. Cheaper than `next_s`."""
+        return self._heap[0][0] if self._heap else inf
+
     def set(self, key: TimerKey, t_s: float) -> None:
         """Set or move a deadline."""
+        if t_s == inf:
+            self.cancel(key)
+            return
         self._due_s[key] = t_s
-        if key not in self._queued_s or t_s < self._queued_s[key]:
-            self._push(key, t_s)
+        queued_s = self._queued_s.get(key)
+        if queued_s is None or t_s < queued_s:
+            self._queued_s[key] = t_s
+            heappush(self._heap, (t_s, key))
 
     def cancel(self, key: TimerKey) -> None:
         """Forget a deadline; an unknown one is fine."""
-        self._due_s.pop(key, None)
-        if len(self._heap) > 2 * len(self._due_s) + STALE_ENTRIES:
+        known = self._due_s.pop(key, None) is not None
+        if known and len(self._heap) > 2 * len(self._due_s) + STALE_ENTRIES:
             self._compact()
 
     def postpone(self, timer: Timer, by_s: float) -> None:
@@ -75,6 +89,8 @@ class Timers:
 
     def pop_due(self, now_s: float) -> TimerKey | None:
         """Remove and return the earliest deadline that has passed; ties by key."""
+        if not self._heap or self._heap[0][0] > now_s:
+            return None
         self._settle()
         if not self._heap or self._heap[0][0] > now_s:
             return None
@@ -94,14 +110,11 @@ class Timers:
                 continue
             del self._queued_s[key]
             if key in self._due_s:
-                self._push(key, self._due_s[key])
+                self._queued_s[key] = self._due_s[key]
+                heappush(self._heap, (self._due_s[key], key))
 
     def _compact(self) -> None:
         """Keep live entries only. Most deadlines are cancelled long before their time: without this, each
         would stay until then. As rare as it is dear: its cost for each cancelled one does not grow."""
         self._queued_s = dict(self._due_s)
         self._heap = sorted((t_s, key) for key, t_s in self._due_s.items())  # a sorted list is a heap
-
-    def _push(self, key: TimerKey, t_s: float) -> None:
-        self._queued_s[key] = t_s
-        heappush(self._heap, (t_s, key))

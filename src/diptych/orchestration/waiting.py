@@ -5,7 +5,7 @@ Knows: their order and their prompt tokens. Does not know: why they wait.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
 from diptych.domain.ids import RequestId
@@ -19,6 +19,8 @@ class WaitingQueue:
         self._order: list[JobOrder] = []
         self._jobs: dict[RequestId, Job] = {}
         self.prompt_tokens = 0
+        self.changes = 0
+        """How often somebody came or went."""
 
     def __len__(self) -> int:
         return len(self._order)
@@ -27,20 +29,24 @@ class WaitingQueue:
         return request_id in self._jobs
 
     def __iter__(self) -> Iterator[Job]:
-        """In order, over a copy: the queue may change meanwhile."""
-        for *_, request_id in tuple(self._order):
-            if request_id in self._jobs:
-                yield self._jobs[request_id]
+        """In order. The queue may change meanwhile: each step goes to the first behind the last one."""
+        place = 0
+        while place < len(self._order):
+            order = self._order[place]
+            yield self._jobs[order[2]]
+            place = bisect_right(self._order, order)
 
     def add(self, job: Job) -> None:
         """Let it wait."""
+        self.changes += 1
         insort(self._order, job.order)
         self._jobs[job.request_id] = job
-        self.prompt_tokens += len(job.request.prompt_token_ids)
+        self.prompt_tokens += job.prompt_tokens
 
     def remove(self, job: Job) -> None:
         """It has a place, or has ended. Absent ones are fine."""
         if self._jobs.pop(job.request_id, None) is None:
             return
+        self.changes += 1
         del self._order[bisect_left(self._order, job.order)]
-        self.prompt_tokens -= len(job.request.prompt_token_ids)
+        self.prompt_tokens -= job.prompt_tokens

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from diptych import __version__
 from diptych.metrics.prometheus import CONTENT_TYPE
+from diptych.orchestration.explain import told
 from diptych.server.auth import metrics_reader, tenant
 from diptych.server.errors import Failure, NotFound
 from diptych.server.observe import EndedRequest
@@ -71,7 +72,9 @@ async def ended_requests(request: Request, name: str) -> Response:
 
 
 def _shown(ended: EndedRequest) -> dict[str, Any]:
-    return msgspec.to_builtins(ended)
+    shown = msgspec.to_builtins(ended)
+    shown["report"]["placements"] = told(ended.report.placements)
+    return shown
 
 
 def _json(content: object) -> Response:

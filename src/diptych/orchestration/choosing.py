@@ -1,0 +1,121 @@
+"""The choice among all pairs that can run a request.
+
+Knows: scores, and which workers can not be part of the best pair. Does not know: how predictions came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from diptych.domain.cluster import SloSpec
+from diptych.domain.ids import WorkerId
+from diptych.domain.report import DecodeView, PrefillView, SplitView
+from diptych.orchestration.hits import Hits
+from diptych.orchestration.scorers import closeness, total
+from diptych.orchestration.seats import Seat
+
+Cell: TypeAlias = tuple[float, float, float, float, Seat, Seat, Hits]
+"""One pair: predicted TTFT and TPOT in seconds, room and own share of the hits, prefill and decode worker,
+the
+cached blocks that it would use."""
+
+PrefillSight: TypeAlias = tuple[PrefillView, Seat, Hits]
+DecodeSight: TypeAlias = tuple[DecodeView, Seat]
+
+
+class SplitSight:
+    """Prefill workers and decode workers that can take a request, each with any of the other side."""
+
+    __slots__ = ("decode", "instead", "prefill", "streamed", "view")
+
+    def __init__(self, streamed: bool) -> None:
+        self.streamed = streamed
+        self.prefill: list[PrefillSight] = []
+        self.decode: list[DecodeSight] = []
+        self.instead: dict[tuple[WorkerId, WorkerId], tuple[PrefillView, Hits]] = {}
+        """What holds for this pair instead, because the decode worker would lend too much otherwise."""
+        self.view = SplitView((), ())
+
+    @property
+    def fit(self) -> int:
+        """How many pairs can run the request."""
+        not_fit = sum(view.obstruction is not None for view, _ in self.instead.values())
+        return len(self.prefill) * len(self.decode) - not_fit
+
+    def cells(self) -> list[Cell]:
+        """All pairs that can be the best one."""
+        cells: list[Cell] = []
+        decode = self._decode_worth_it()
+        for view, seat, hits in self._prefill_worth_it():
+            for other, partner in decode:
+                one, used = view, hits
+                if self.instead:
+                    one, used = self.instead.get((view.worker_id, other.worker_id), (view, hits))
+                if one.obstruction is None:
+                    ttft_s = one.ready_s + other.handoffs_s[one.handoff]
+                    cells.append((ttft_s, other.tpot_s, other.room, one.own_share, seat, partner, used))
+        return cells
+
+    def _prefill_worth_it(self) -> list[PrefillSight]:
+        """Without those behind whom another one, first by name, is ready no later and is like them otherwise:
+        whatever the partner is, their pair is no better."""
+        soonest: dict[tuple[float, int], float] = {}
+        special = {prefill for prefill, _ in self.instead}
+        kept: list[PrefillSight] = []
+        for sight in self.prefill:
+            view = sight[0]
+            like = (view.own_share, view.handoff)
+            if view.worker_id in special:
+                kept.append(sight)
+            elif like not in soonest or view.ready_s < soonest[like]:
+                soonest[like] = view.ready_s
+                kept.append(sight)
+        return kept
+
+    def _decode_worth_it(self) -> list[DecodeSight]:
+        """Without those for whom another one, first by name, is as good or better in everything."""
+        special = {decode for _, decode in self.instead}
+        kept: list[DecodeSight] = []
+        best: list[DecodeView] = []
+        for sight in self.decode:
+            view = sight[0]
+            if view.worker_id in special:
+                kept.append(sight)
+            elif not any(_as_good(other, view) for other in best):
+                best.append(view)
+                kept.append(sight)
+        return kept
+
+
+class Choice(NamedTuple):
+    """The best pair."""
+
+    cell: Cell
+    score: float
+    wanted_ttft_s: float
+    wanted_tpot_s: float
+
+
+def choose(cells: Sequence[Cell], slo: SloSpec) -> Choice:
+    """The highest score; ties go to the first names. ``cells`` is not empty."""
+    wanted_ttft_s = slo.ttft_s or min([cell[0] for cell in cells])
+    wanted_tpot_s = slo.tpot_s or min([cell[1] for cell in cells])
+    best, best_score = cells[0], -1.0
+    for cell in cells:
+        ttft_s, tpot_s, room, own_share, prefill, decode, _ = cell
+        score = total(closeness(ttft_s, wanted_ttft_s), closeness(tpot_s, wanted_tpot_s), room, own_share)
+        if score > best_score or (
+            score == best_score
+            and (prefill.worker_id, decode.worker_id) < (best[4].worker_id, best[5].worker_id)
+        ):
+            best, best_score = cell, score
+    return Choice(best, best_score, wanted_ttft_s, wanted_tpot_s)
+
+
+def _as_good(one: DecodeView, other: DecodeView) -> bool:
+    if one.tpot_s > other.tpot_s or one.room < other.room:
+        return False
+    if one.handoffs_s == other.handoffs_s:
+        return True
+    return all(a <= b for a, b in zip(one.handoffs_s, other.handoffs_s, strict=True))
