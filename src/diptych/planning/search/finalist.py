@@ -1,0 +1,105 @@
+"""A candidate that was simulated: goodput over seeds, and what that is per chip, watt and dollar.
+
+Knows: means, confidence intervals, sums over all hardware. Does not know: how candidates were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import fmean, stdev
+
+from diptych.domain.errors import SpecError
+from diptych.planning.search.candidate import Candidate
+from diptych.planning.search.goodput import Goodput, Probe
+from diptych.planning.search.targets import BudgetUnit
+
+STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""97.5th percentile of Student's t by degrees of freedom; beyond the table the normal's 1.96 is used + 10
+%."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % confidence interval; with one sample the interval is unknown."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    samples: int = 1
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Student's t over independent seeds."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return Interval(mean)
+    half = STUDENT_95.get(len(values) - 1, 2.16) * stdev(values) / sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+@dataclass
+class Finalist:
+    """What simulation said of one candidate."""
+
+    candidate: Candidate
+    by_seed: dict[int, Goodput] = field(default_factory=dict)
+
+    @property
+    def goodput(self) -> Interval:
+        """Requests per second within the targets, over the seeds."""
+        return interval([found.rate_rps for _, found in sorted(self.by_seed.items())])
+
+    @property
+    def rate_rps(self) -> float:
+        """Its mean."""
+        return self.goodput.mean
+
+    @property
+    def at(self) -> Probe | None:
+        """The first seed's probe just below its goodput."""
+        found = next((found for _, found in sorted(self.by_seed.items())), None)
+        return None if found is None else found.at
+
+    @property
+    def ratio_to_estimate(self) -> float:
+        """Simulated over estimated: what scales the closed forms where nothing is simulated."""
+        estimate = self.candidate.estimate.rate_rps
+        return self.rate_rps / estimate if estimate > 0 and self.rate_rps > 0 else 1.0
+
+    def per(self, unit: BudgetUnit) -> float | None:
+        """Goodput over all of the candidate's hardware in ``unit``; None where a part's figure is unknown."""
+        amount = self.candidate.amount(unit)
+        return None if not amount else self.rate_rps / amount
+
+
+def paired_ratio(one: Finalist, other: Finalist) -> Interval | None:
+    """``one`` over ``other`` on the same draws; None if there are none in common, or the other serves
+    nothing."""
+    seeds = sorted(one.by_seed.keys() & other.by_seed.keys())
+    below = [other.by_seed[seed].rate_rps for seed in seeds]
+    if not seeds or min(below) <= 0:
+        return None
+    return interval([one.by_seed[seed].rate_rps / rate for seed, rate in zip(seeds, below, strict=True)])
+
+
+def gain(
+    one: Finalist, other: Finalist, unit: BudgetUnit, counted: Sequence[str] | None = None
+) -> float | None:
+    """Goodput per ``unit`` of ``one`` over that of ``other``, all hardware counted on both sides.
+
+    ``counted`` names the chips that the caller wants in the denominator. Raises `SpecError` if a chip of
+    either
+    candidate is missing there: leaving hardware out is how most large gains are made.
+    """
+    if counted is not None:
+        used = sorted({pool.engine.chip for it in (one, other) for pool in it.candidate.pools})
+        omitted = [chip for chip in used if chip not in counted]
+        if omitted:
+            raise SpecError(
+                f"a gain per {unit} that leaves out {', '.join(omitted)} is refused: the denominator counts "
+                f"all hardware that serves ({', '.join(used)})"
+            )
+    mine, theirs = one.per(unit), other.per(unit)
+    return None if mine is None or not theirs else mine / theirs

@@ -1,0 +1,98 @@
+"""What is asked of a plan: latency targets, a budget, effort.
+
+Knows: which of them contradict each other. Does not know: hardware, candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+from diptych.domain.errors import SpecError
+
+BudgetUnit = Literal["devices", "money", "watts"]
+
+UNITS: dict[BudgetUnit, str] = {"devices": "chips", "money": "USD/h", "watts": "W"}
+"""What a budget counts."""
+
+_FLAGS: dict[BudgetUnit, str] = {
+    "devices": "--budget-devices",
+    "money": "--budget-money",
+    "watts": "--budget-watts",
+}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A request is good if it meets both; a rate is good if ``share`` of the requests are."""
+
+    ttft_s: float
+    tpot_s: float
+    share: float = 0.9
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--ttft", self.ttft_s), ("--tpot", self.tpot_s)):
+            if not (isfinite(value) and value > 0):
+                raise SpecError(f"{flag} {value:g}: a latency target is a positive number of seconds")
+        if not 0 < self.share < 1:
+            raise SpecError(f"--share {self.share:g}: between 0 and 1, such as 0.9")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Most of one thing that a candidate may use."""
+
+    unit: BudgetUnit
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.limit:,.10g} {UNITS[self.unit]}"
+
+    @property
+    def flag(self) -> str:
+        """How it was asked for."""
+        return _FLAGS[self.unit]
+
+
+def budget_of(devices: int | None, money: float | None, watts: float | None) -> Budget:
+    """The one budget that is given. Raises `SpecError` for none, several, or one that buys nothing."""
+    given: list[Budget] = []
+    if devices is not None:
+        given.append(Budget("devices", devices))
+    if money is not None:
+        given.append(Budget("money", money))
+    if watts is not None:
+        given.append(Budget("watts", watts))
+    if len(given) != 1:
+        flags = " and ".join(budget.flag for budget in given) or "no budget"
+        raise SpecError(
+            f"{flags} given: a plan has one budget, since candidates are ranked by goodput within it; "
+            "give one of --budget-devices, --budget-money (USD/h), --budget-watts"
+        )
+    budget = given[0]
+    if not (isfinite(budget.limit) and budget.limit > 0):
+        raise SpecError(f"{budget.flag} {budget.limit:g}: a budget is a positive number")
+    return budget
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is simulated. The defaults keep a plan over six kinds of hardware below half a minute on two
+    cores."""
+
+    seeds: int = 3
+    """Independent draws of the workload, for the confidence intervals."""
+    most_requests: int = 600
+    """Of one simulation."""
+    least_requests: int = 200
+    tolerance: float = 0.08
+    """Width of the bracket in which a goodput is read off a straight line."""
+    finalists: int = 2
+    """Simulated candidates of each kind (unsplit, split, hybrid)."""
+    processes: int = 2
+    regret: bool = True
+
+    def __post_init__(self) -> None:
+        if self.seeds < 3:
+            raise SpecError(f"--seeds {self.seeds}: a confidence interval needs 3 or more")
