@@ -76,7 +76,8 @@ class Batcher:
             self._add_whole_prompts(batch)
         if not batch.chunks:
             self._add_decodes(batch)
-            self._add_imports(batch)
+            if self._roster.imports.sequences:
+                self._add_imports(batch)
         if self._config.chunked_prefill:
             self._add_chunks(batch)
         return batch
@@ -147,12 +148,10 @@ class Batcher:
 
     def _add_chunks(self, batch: Batch) -> None:
         """Running and waiting prompts by one order; the first gets all it can use of the budget."""
-        if not self._roster.prefilling and not self._roster.prefills.sequences:
-            return
-        started = self._roster.prefilling.copy()
+        waiting, started = self._roster.prefills.sequences, self._roster.prefilling.copy()
         may_admit = True
-        while budget := self._token_budget - batch.tokens:
-            head = self._roster.prefills.head if may_admit and self._has_seat() else None
+        while (waiting or started) and (budget := self._token_budget - batch.tokens):
+            head = waiting[0] if waiting and may_admit and self._has_seat() else None
             if head and (not started or head.order < started[0].order):
                 may_admit = self._try_prompt(head, batch)
             elif started:

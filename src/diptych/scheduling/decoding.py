@@ -102,12 +102,10 @@ class Decodes:
 
     def filled(self) -> list[Sequence]:
         """Those whose blocks have become full by now, in order; from now on they are in `full`."""
-        due = self.next_due()
-        if due is None or due > self.round:
+        agenda = self._dues
+        if not agenda or agenda[0][0] > self.round:
             return []
-        found: list[Sequence] = []
-        while (due := self.next_due()) is not None and due <= self.round:
-            found.append(heappop(self._dues)[2])
+        found = [item for due, _, item in _take(agenda, self.round) if item.running and item.due == due]
         found.sort(key=by_order)
         for sequence in found:
             self.catch_up(sequence)
@@ -116,10 +114,10 @@ class Decodes:
 
     def ended(self) -> list[Sequence]:
         """Those whose output has reached its limit by now."""
-        found: list[Sequence] = []
-        while (end := self.next_end()) is not None and end <= self.round:
-            found.append(heappop(self._ends)[2])
-        return found
+        agenda = self._ends
+        if not agenda or agenda[0][0] > self.round:
+            return []
+        return [item for end, _, item in _take(agenda, self.round) if item.running and item.ends == end]
 
     def next_due(self) -> int | None:
         """The next round after which somebody's blocks are full."""
@@ -210,6 +208,14 @@ class Decodes:
         sequence.ends = ends
         self._numbered += 1
         heappush(self._ends, (ends, self._numbered, sequence))
+
+
+def _take(agenda: _Agenda, until: int) -> list[tuple[int, int, Sequence]]:
+    """All entries up to this round, the void ones too."""
+    entries: list[tuple[int, int, Sequence]] = []
+    while agenda and agenda[0][0] <= until:
+        entries.append(heappop(agenda))
+    return entries
 
 
 def insert(sequences: list[Sequence], sequence: Sequence) -> None:

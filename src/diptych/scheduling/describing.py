@@ -3,7 +3,7 @@ words for a step; decides nothing."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from diptych.domain.ids import RequestId
 from diptych.domain.request import FinishReason, PromptLogprobs, Sampled, TokenOut
@@ -11,7 +11,7 @@ from diptych.domain.step import NewSequence, Slice, StepResult
 from diptych.scheduling.sequence import Sequence
 
 
-class ChunkShape(NamedTuple):
+class ChunkShape(msgspec.Struct, frozen=True, gc=False):
     """The share of one prompt in a step."""
 
     request_id: RequestId
@@ -22,7 +22,7 @@ class ChunkShape(NamedTuple):
     """Whether it ends the prompt, so that the first token comes out of it."""
 
 
-class StepShape(NamedTuple):
+class StepShape(msgspec.Struct, frozen=True):
     """A step by its sizes, for who has no engine to run it: what a cost depends on, and who is in it."""
 
     step: int

@@ -13,11 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from diptych.domain.errors import Bug
+from diptych.domain.events import FETCH_FAILED as FETCH_FAILED
 from diptych.domain.ids import BlockId, RequestId, WorkerId
 from diptych.scheduling.sequence import Sequence
-
-FETCH_FAILED = "fetch_failed"
-"""The KV of an import did not come over from its memory domain."""
 
 
 class Fetch(NamedTuple):

@@ -10,7 +10,8 @@ engines, commands.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from diptych.domain.errors import Bug
 from diptych.domain.ids import TokenId
@@ -22,7 +23,7 @@ from diptych.scheduling.queues import Roster
 from diptych.scheduling.sequence import Sequence
 
 
-class Steady(NamedTuple):
+class Steady(msgspec.Struct, frozen=True, gc=False):
     """The next step runs one token of each running sequence and does nothing else."""
 
     decodes: int

@@ -52,15 +52,19 @@ class PrefixCache:
     def publish(self, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]) -> None:
         """Name blocks that somebody refers to. One whose content is named already stays without a name."""
         block_of, hash_of = self.block_of, self._hash_of
-        news = self._run(True)
+        fresh: list[BlockId] = []
         for block_hash, block_id in zip(hashes, block_ids, strict=True):
             if block_id in hash_of:
                 raise Bug(f"block {block_id} is published twice")
             if block_hash not in block_of:
                 block_of[block_hash] = block_id
                 hash_of[block_id] = block_hash
-                news.hashes.append(block_hash)
-                news.block_ids.append(block_id)
+                fresh.append(block_id)
+        if fresh:
+            news = self._run(True)
+            news.block_ids.extend(fresh)
+            all_fresh = len(fresh) == len(hashes)
+            news.hashes.extend(hashes if all_fresh else [hash_of[block_id] for block_id in fresh])
 
     def rest(self, block_ids: list[BlockId]) -> list[BlockId]:
         """The last references are gone: named blocks become the most recent idle ones, in this order. Returns
@@ -81,7 +85,7 @@ class PrefixCache:
         block_ids = list(islice(self.idle, blocks))
         if len(block_ids) < blocks:
             raise Bug(f"{blocks} blocks are evicted, {len(block_ids)} are idle")
-        hashes = [self._hash_of.pop(block_id) for block_id in block_ids]
+        hashes = list(map(self._hash_of.pop, block_ids))
         for block_id, block_hash in zip(block_ids, hashes, strict=True):
             del self.idle[block_id], self.block_of[block_hash]
         self._run(False).hashes.extend(hashes)
@@ -91,9 +95,9 @@ class PrefixCache:
         """What was published and evicted since the last call, in the order in which it happened."""
         found: list[BlocksCached | BlocksEvicted] = []
         for cached, hashes, block_ids in self.news:
-            if cached and hashes:
+            if cached:
                 found.append(BlocksCached(tuple(hashes), tuple(block_ids)))
-            elif hashes:
+            else:
                 found.append(BlocksEvicted(tuple(hashes)))
         self.news.clear()
         return found

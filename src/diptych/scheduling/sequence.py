@@ -190,7 +190,7 @@ class Sequence:
 
     def block_hashes(self, start: int, stop: int) -> list[BlockHash]:
         """Hashes of full blocks ``[start, stop)``."""
-        if stop > start:
+        if stop > len(self.hashes):
             self.block_hash(stop - 1)
         return self.hashes[start:stop]
 
