@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from diptych.domain.cluster import LimitsSpec
 from diptych.domain.commands import DropWork, LeaseBlocks, ReleaseLease, Reserve, StartDecode, StartPrefill
 from diptych.domain.events import (
+    FETCH_FAILED,
     BlocksCached,
     Bounced,
     DecodeStarted,
@@ -29,9 +31,9 @@ R = RequestId("r")
 P1 = WorkerId("p1")
 
 
-def make_head(cost: FixedCost | None = None) -> Head:
+def make_head(cost: FixedCost | None = None, max_losses: int = 4) -> Head:
     """Prefill workers p1, p2 in one domain, decode workers d1, d2 in another; block ids overlap."""
-    head = Head(cost=cost)
+    head = Head(LimitsSpec(max_losses=max_losses), cost=cost)
     for number in (0, 1):
         head.join(make_info(f"p{number + 1}", Role.PREFILL, start=100 * number, domain="there"))
         head.join(make_info(f"d{number + 1}", Role.DECODE, start=100 * number, domain="here"))
@@ -74,14 +76,15 @@ def test_a_streamed_life_in_full() -> None:
     assert (order.source, order.block_ids, order.computed_tokens) == ("p1", (5, 6, 7), 10)
     assert head.core.adopted_leases(P1) == {start.export_lease: (5, 6, 7)}
     head.wait(0.25)
-    head.say("d1", DecodeStarted(R, 1))
+    head.say("d1", DecodeStarted(R, 1, copied_bytes=2 * BLOCK_BYTES))
     assert head.take("p1") == [ReleaseLease(export_of(start))], "at once, not at the end"
     views = {view.info.worker_id: view for view in head.core.snapshot().workers}
     assert views[P1].promised_blocks == 0 and views[WorkerId("d1")].promised_blocks == 5
     head.say("d1", Finished(R, 1, FinishReason.LENGTH))
     report = head.reports["r"].handoff
-    assert (report.kind, report.blocks, report.bytes_streamed) == (HandoffKind.STREAM, 3, 3 * BLOCK_BYTES)
-    assert report.bytes_lent == 0 and report.handoff_s == pytest.approx(0.25)
+    assert (report.kind, report.blocks) == (HandoffKind.STREAM, 3)
+    assert report.bytes_streamed == 2 * BLOCK_BYTES, "one block was cached at d1"
+    assert report.bytes_lent == report.bytes_copied == 0 and report.handoff_s == pytest.approx(0.25)
     assert head.cost.handoffs == [("d1", 10, pytest.approx(0.5), pytest.approx(0.25))]
     assert head.core.snapshot().idle
 
@@ -183,3 +186,15 @@ def test_blocks_of_different_sizes_are_not_streamed() -> None:
     head.tell_gone("r")
     rejected = {str(it.decode_worker): it.rejected for it in candidates(head.reports["r"].placements[0])}
     assert rejected["d9"] is not None and rejected["d9"].startswith("domain: blocks of 4 tokens there")
+
+
+def test_a_fetch_that_fails_counts_as_a_failure_and_leaves_the_worker_usable() -> None:
+    head = make_head(max_losses=1)
+    fetch(head)
+    head.say("d1", Bounced(R, 1, FETCH_FAILED), output=(77,))
+    assert head.take_one("d1", Reserve).attempt == 2, "it was not for want of room"
+    head.say("d1", Reserved(R, 2))
+    (start,) = [order for order in head.take("p1") if isinstance(order, StartPrefill)]
+    head.say("p1", PrefillDone(R, 2, (5, 6, 7), len(start.work.token_ids)), output=(77, 78))
+    head.say("d1", Bounced(R, 2, FETCH_FAILED), output=(77, 78))
+    assert head.reports["r"].error_code == "handoff_failed"

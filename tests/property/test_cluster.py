@@ -16,12 +16,28 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from diptych.domain.cluster import LimitsSpec
 from diptych.domain.ids import WorkerId
 from diptych.domain.lifecycle import State
+from diptych.domain.report import HandoffKind
 from diptych.domain.worker import Role
 from support.virtual_cluster import Shape, VirtualCluster
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 
-TOPOLOGIES = ((P, D), (P, P, D, D), (M,), (M, M), (P, D, M), (P, P, D), (P, D, D))
+Topology = tuple[tuple[Role, str], ...]
+
+TOPOLOGIES: tuple[Topology, ...] = (
+    ((P, "a"), (D, "a")),
+    ((P, "a"), (P, "a"), (D, "a"), (D, "a")),
+    ((M, "a"),),
+    ((M, "a"), (M, "a")),
+    ((P, "a"), (D, "a"), (M, "a")),
+    ((P, "a"), (P, "a"), (D, "a")),
+    ((P, "a"), (D, "a"), (D, "a")),
+    ((P, "a"), (D, "b")),
+    ((P, "a"), (P, "b"), (D, "c"), (D, "d")),
+    ((P, "a"), (D, "a"), (P, "b"), (D, "b")),
+    ((P, "a"), (P, "a"), (D, "b"), (M, "b")),
+)
+"""Roles and memory domains."""
 
 PREFIXES = (tuple(range(20, 32)), tuple(range(50, 62)))
 """Prompts share leading parts of these, so that blocks are found, lent and pinned."""
@@ -54,15 +70,16 @@ class AnySchedule(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def build(self, data: st.DataObject) -> None:
-        roles = data.draw(st.sampled_from(TOPOLOGIES), "roles")
+        topology = data.draw(st.sampled_from(TOPOLOGIES), "topology")
         shapes = [
             Shape(
                 role,
                 blocks=data.draw(st.integers(LEAST_BLOCKS, 14), "blocks"),
                 token_budget=data.draw(st.sampled_from([3, 8, 16]), "token budget"),
                 max_running=data.draw(st.integers(1, 4), "max running"),
+                domain=domain,
             )
-            for role in roles
+            for role, domain in topology
         ]
         limits = patient(
             prefill_backlog_tokens=data.draw(st.sampled_from([1, 10, 40]), "backlog"),
@@ -100,6 +117,10 @@ class AnySchedule(RuleBasedStateMachine):
         for _ in range(times):
             self.cluster.obey(self._worker(number))
 
+    @rule(number=st.integers(0, 3), fails=st.sampled_from([False, False, True]))
+    def fetch(self, number: int, fails: bool) -> None:
+        self.cluster.fetch(self._worker(number), fails)
+
     @rule(number=st.integers(0, 3))
     def start_step(self, number: int) -> None:
         self.cluster.start_step(self._worker(number))
@@ -119,6 +140,8 @@ class AnySchedule(RuleBasedStateMachine):
         worker_id = self._worker(number)
         for _ in range(3):
             while self.cluster.obey(worker_id):
+                pass
+            while self.cluster.fetch(worker_id):
                 pass
             self.cluster.start_step(worker_id)
             self.cluster.end_step(worker_id)
@@ -179,22 +202,27 @@ TestAnySchedule = AnySchedule.TestCase
 TestAnySchedule.settings = settings(max_examples=60, stateful_step_count=60)
 
 
+def name_of(topology: Topology) -> str:
+    """For the names of tests."""
+    return "".join(f"{role.value[0]}{domain}" for role, domain in topology)
+
+
 @pytest.mark.parametrize("trouble", ["none", "some", "much"])
-@pytest.mark.parametrize("roles", TOPOLOGIES, ids=lambda roles: "".join(role.value[0] for role in roles))
-def test_long_schedules(roles: tuple[Role, ...], trouble: str) -> None:
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=name_of)
+def test_long_schedules(topology: Topology, trouble: str) -> None:
     """The same with dice instead of a search: longer, and busier."""
     for seed in range(8):
         _roll(
-            random.Random(f"{roles} {trouble} {seed}"),
-            roles,
+            random.Random(f"{name_of(topology)} {trouble} {seed}"),
+            topology,
             {"none": 0.0, "some": 1.0, "much": 4.0}[trouble],
         )
 
 
-def _roll(dice: random.Random, roles: tuple[Role, ...], trouble: float) -> None:
+def _roll(dice: random.Random, topology: Topology, trouble: float) -> None:
     shapes = [
-        Shape(role, dice.randint(LEAST_BLOCKS, 14), dice.choice([3, 8, 16]), dice.randint(1, 4))
-        for role in roles
+        Shape(role, dice.randint(LEAST_BLOCKS, 14), dice.choice([3, 8, 16]), dice.randint(1, 4), domain)
+        for role, domain in topology
     ]
     limits = patient(
         prefill_backlog_tokens=dice.choice([1, 10, 40]), output_reserve_tokens=dice.choice([1, 4, 16])
@@ -206,6 +234,7 @@ def _roll(dice: random.Random, roles: tuple[Role, ...], trouble: float) -> None:
         "obey": 24.0,
         "start_step": 15.0,
         "end_step": 15.0,
+        "fetch": 12.0,
         "deliver": 25.0,
         "beat": 5.0,
         "pass_time": 4.0,
@@ -245,24 +274,31 @@ def _move(cluster: VirtualCluster, dice: random.Random, move: str) -> None:
             cluster.deafen(worker_id, dice.random() < 0.6)
         case "kill":
             cluster.kill(worker_id, unsent=dice.randint(0, 3))
+        case "fetch":
+            cluster.fetch(worker_id, fails=dice.random() < 0.1)
         case "obey" | "start_step" | "end_step" | "deliver" | "beat" | "hang" | "spawn" | "join":
             getattr(cluster, move)(worker_id)
 
 
-def test_the_machinery_is_really_used() -> None:
-    """The schedules above would prove little if they never met a loss, a lease or a bounce."""
+@pytest.mark.parametrize("domains", ["aaa", "abc"])
+def test_the_machinery_is_really_used(domains: str) -> None:
+    """The schedules above would prove little if they never met a loss, a lease, a bounce or a fetch."""
     dice = random.Random(1)
-    attempts = losses = cached_tokens = 0
+    attempts = losses = cached_tokens = streamed = 0
+    moves = {"submit": 4, "obey": 9, "fetch": 4, "start_step": 9, "end_step": 9, "deliver": 9, "kill": 1}
     for _ in range(8):
-        cluster = VirtualCluster([Shape(role, LEAST_BLOCKS) for role in (P, D, D)], patient())
+        shapes = [
+            Shape(role, LEAST_BLOCKS, domain=domain) for role, domain in zip((P, D, D), domains, strict=True)
+        ]
+        cluster = VirtualCluster(shapes, patient())
         cluster.start_all()
-        for move in dice.choices(
-            ["submit", "obey", "start_step", "end_step", "deliver", "kill"], [4, 9, 9, 9, 9, 1], k=150
-        ):
+        for move in dice.choices(list(moves), list(moves.values()), k=150):
             _move(cluster, dice, move)
         check_end(cluster)
         losses += cluster.losses
         reports = [client.report for client in cluster.clients.values() if client.report]
         attempts += sum(len(report.placements) for report in reports) - len(reports)
         cached_tokens += sum(report.cached_tokens for report in reports)
+        streamed += sum(report.handoff.kind is HandoffKind.STREAM for report in reports)
     assert losses > 10 and attempts > 15 and cached_tokens > 50
+    assert (streamed > 15) == (domains == "abc")

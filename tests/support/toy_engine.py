@@ -51,11 +51,11 @@ class ToyMemory:
         assert self._positions[slot] == position, f"{where} holds position {self._positions[slot]}"
         return self._tokens[slot] - 1
 
-    def copy(self, source: BlockId, target: BlockId) -> None:
-        """Copy a whole block."""
-        size = self._block_tokens
-        for plane in (self._tokens, self._positions):
-            plane[target * size : (target + 1) * size] = plane[source * size : (source + 1) * size]
+    def copy(self, source: BlockId, target: BlockId, other: ToyMemory | None = None) -> None:
+        """Copy a whole block, of this memory or of another one."""
+        size, theirs = self._block_tokens, other or self
+        for plane, there in ((self._tokens, theirs._tokens), (self._positions, theirs._positions)):
+            plane[target * size : (target + 1) * size] = there[source * size : (source + 1) * size]
 
     def _slot(self, block_table: Sequence[BlockId], position: int) -> int:
         return (

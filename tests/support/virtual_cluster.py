@@ -1,5 +1,5 @@
 """A whole cluster in one process and in virtual time: the real orchestrator, the real schedulers, toy engines
-on one shared memory, and a message queue in each direction for each worker.
+on one shared memory for each domain, and a message queue in each direction for each worker.
 
 Who uses it decides what happens next, message by message: commands and reports wait in their queues until
 they are delivered, steps are planned and committed apart, workers die, hang and come back between any two
@@ -41,6 +41,7 @@ from diptych.domain.step import StepPlan
 from diptych.domain.worker import Arena, Role, WorkerInfo
 from diptych.orchestration.core import Orchestrator
 from diptych.performance.estimate import ObservedCost
+from diptych.scheduling import Fetch
 from diptych.scheduling.config import SchedulerConfig
 from diptych.scheduling.scheduler import Scheduler
 from support.toy_engine import ToyEngine, ToyMemory, ToyModel, reference_output
@@ -58,6 +59,7 @@ class Shape:
     blocks: int = 10
     token_budget: int = 8
     max_running: int = 4
+    domain: str = "here"
 
 
 @dataclass
@@ -90,6 +92,8 @@ class VirtualWorker:
         self.plan: StepPlan | None = None
         self.joined = False
         self.hung = False
+        self.fetches: deque[Fetch] = deque()
+        """KV that is on its way here from another domain."""
         self.deaf = False
         """Its steps go on, but commands stay in the queue (a slow network, a starved thread)."""
 
@@ -98,6 +102,22 @@ class VirtualWorker:
         if self.hung or self.deaf or not self.inbox:
             return False
         self._say(StepReport(t_s=now_s, events=tuple(self.scheduler.handle(self.inbox.popleft()))))
+        self.fetches.extend(self.scheduler.drain_fetches())
+        return True
+
+    def end_fetch(self, now_s: float, source: ToyMemory | None) -> bool:
+        """The KV of the oldest fetch is there; without a source it will never be."""
+        if self.hung or not self.fetches:
+            return False
+        fetch = self.fetches.popleft()
+        if source is None:
+            events = self.scheduler.fetch_failed(fetch.request_id, fetch.attempt)
+        else:
+            for there, here in zip(fetch.source_block_ids, fetch.target_block_ids, strict=True):
+                assert here in self.info.arena
+                self.engine.memory.copy(there, here, source)
+            events = self.scheduler.fetched(fetch.request_id, fetch.attempt)
+        self._say(StepReport(t_s=now_s, events=tuple(events)))
         return True
 
     def start_step(self, now_s: float) -> bool:
@@ -134,7 +154,6 @@ class VirtualCluster:
         max_model_tokens: int = 64,
     ) -> None:
         self.model = ToyModel(stop_probability=stop_probability)
-        self.memory = ToyMemory(sum(shape.blocks for shape in shapes), BLOCK_TOKENS)
         self.core = Orchestrator(limits or LimitsSpec(), ObservedCost(), max_model_tokens=max_model_tokens)
         self.now_s = 0.0
         self.losses = 0
@@ -144,10 +163,12 @@ class VirtualCluster:
         self._incarnations: dict[WorkerId, int] = {}
         self._killed: list[tuple[WorkerId, int]] = []
         self._places: dict[WorkerId, tuple[Shape, int]] = {}
-        start = 0
+        blocks: dict[str, int] = {}
         for number, shape in enumerate(shapes):
+            start = blocks.get(shape.domain, 0)
             self._places[WorkerId(f"{shape.role.value}-{number}")] = (shape, start)
-            start += shape.blocks
+            blocks[shape.domain] = start + shape.blocks
+        self.memories = {domain: ToyMemory(count, BLOCK_TOKENS) for domain, count in blocks.items()}
 
     @property
     def worker_ids(self) -> tuple[WorkerId, ...]:
@@ -196,7 +217,8 @@ class VirtualCluster:
             return False
         shape, start = self._places[worker_id]
         arena = Arena(start, shape.blocks)
-        block_bytes = self.memory.layout.block_bytes
+        memory = self.memories[shape.domain]
+        block_bytes = memory.layout.block_bytes
         config = SchedulerConfig(
             arena, BLOCK_TOKENS, shape.token_budget, shape.max_running, block_bytes=block_bytes
         )
@@ -206,7 +228,7 @@ class VirtualCluster:
             incarnation=self._incarnations[worker_id],
             pool=shape.role.value,
             role=shape.role,
-            domain_id=DomainId("here"),
+            domain_id=DomainId(shape.domain),
             arena=arena,
             block_tokens=BLOCK_TOKENS,
             block_bytes=block_bytes,
@@ -214,7 +236,7 @@ class VirtualCluster:
             max_running=shape.max_running,
         )
         scheduler = Scheduler(config, self.core.adopted_leases(worker_id))
-        engine = ToyEngine(self.memory, self.model, arena)
+        engine = ToyEngine(memory, self.model, arena)
         self.workers[worker_id] = VirtualWorker(info, scheduler, engine)
         return True
 
@@ -278,6 +300,15 @@ class VirtualCluster:
         worker = self.workers.get(worker_id)
         return worker is not None and worker.end_step(self.now_s)
 
+    def fetch(self, worker_id: WorkerId, fails: bool = False) -> bool:
+        """The oldest fetch of a worker ends: well only if its source lives."""
+        worker = self.workers.get(worker_id)
+        if worker is None or not worker.fetches:
+            return False
+        source = self.workers.get(worker.fetches[0].source)
+        lives = source is not None and source.joined and not source.hung and not fails
+        return worker.end_fetch(self.now_s, source.engine.memory if source is not None and lives else None)
+
     def deliver(self, worker_id: WorkerId) -> bool:
         """One report reaches the head."""
         worker = self.workers.get(worker_id)
@@ -328,6 +359,8 @@ class VirtualCluster:
             happened |= self.join(worker_id)
             self.deafen(worker_id, deaf=False)
             while self.obey(worker_id):
+                happened = True
+            while self.fetch(worker_id):
                 happened = True
             happened |= self.end_step(worker_id) or self.start_step(worker_id)
             while self.deliver(worker_id):

@@ -58,7 +58,8 @@ class PrefillDone(msgspec.Struct, frozen=True, tag="prefill_done"):
 
 
 class DecodeStarted(msgspec.Struct, frozen=True, tag="decode_started"):
-    """The sequence is able to decode here from now on; its copy, if any, is done."""
+    """The sequence is able to decode here from now on; its copy, if any, is done. ``copied_bytes`` are those
+    that were fetched if its KV came from another memory domain."""
 
     request_id: RequestId
     attempt: int
@@ -73,8 +74,13 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     finish_reason: FinishReason
 
 
+FETCH_FAILED = "fetch_failed"
+"""Reason to give a sequence back: its KV did not come over from another memory domain."""
+
+
 class Bounced(msgspec.Struct, frozen=True, tag="bounced"):
-    """Given back (KV pressure): nothing is held here any more; place it again with the tokens so far."""
+    """Given back (KV pressure, or `FETCH_FAILED`): nothing is held here any more; place it again with the
+    tokens so far."""
 
     request_id: RequestId
     attempt: int

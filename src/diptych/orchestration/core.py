@@ -257,7 +257,7 @@ class Orchestrator:
             case Finished():
                 self._handoff.finished(attempt, said, event, now_s)
             case Bounced():
-                self._handoff.bounced(attempt, said, now_s)
+                self._handoff.bounced(attempt, said, event, now_s)
             case Dropped():
                 self._handoff.dropped(attempt, said, now_s)
             case ReserveRefused():

@@ -11,8 +11,16 @@ deadlines.
 from __future__ import annotations
 
 from diptych.domain.commands import StartDecode
-from diptych.domain.errors import Bug
-from diptych.domain.events import DecodeStarted, Finished, PrefillDone, PrefillStarted, WorkerSaid
+from diptych.domain.errors import Bug, HandoffFailed
+from diptych.domain.events import (
+    FETCH_FAILED,
+    Bounced,
+    DecodeStarted,
+    Finished,
+    PrefillDone,
+    PrefillStarted,
+    WorkerSaid,
+)
 from diptych.domain.lifecycle import State, Trigger
 from diptych.domain.report import HandoffKind, HandoffReport, Moment
 from diptych.orchestration.attempts import After, Attempt
@@ -89,13 +97,17 @@ class Handoff:
         attempt.job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
         self._endings.finish(attempt.job, event.finish_reason, said.said_s)
 
-    def bounced(self, attempt: Attempt, said: WorkerSaid, now_s: float) -> None:
-        """Given back for want of blocks: wait for a place with the tokens so far."""
+    def bounced(self, attempt: Attempt, said: WorkerSaid, event: Bounced, now_s: float) -> None:
+        """Given back for want of blocks, or because its KV did not come (a failure): wait for a place with
+        the tokens so far."""
         self._learn(attempt, said)
+        failed = event.reason == FETCH_FAILED
+        if failed and attempt.after is None:
+            attempt.job.failures.append(HandoffFailed.code)
         self._attempts.leave(attempt, said.worker_id, now_s)
         if attempt.after is None:
             self._endings.try_again(attempt, now_s)
-        if said.worker_id == attempt.decode.worker_id:
+        if said.worker_id == attempt.decode.worker_id and not failed:
             self._placing.cool(attempt.decode, 0, now_s)
 
     def dropped(self, attempt: Attempt, said: WorkerSaid, now_s: float) -> None:
@@ -138,14 +150,14 @@ class Handoff:
 
 
 def _handed_over(attempt: Attempt, said_s: float, copied_bytes: int) -> HandoffReport:
-    """What a handoff moved: full blocks that were lent, or all blocks over a link."""
+    """What a handoff moved: full blocks that were lent, or over a link what was not cached there already."""
     info, streamed = attempt.pair.prefill.info, attempt.pair.streamed
     full = attempt.computed_tokens // info.block_tokens
     return HandoffReport(
         kind=HandoffKind.STREAM if streamed else HandoffKind.BORROW,
         blocks=attempt.handed_blocks,
         bytes_lent=0 if streamed else full * info.block_bytes,
-        bytes_streamed=attempt.handed_blocks * info.block_bytes if streamed else 0,
-        bytes_copied=copied_bytes,
+        bytes_streamed=copied_bytes if streamed else 0,
+        bytes_copied=0 if streamed else copied_bytes,
         handoff_s=max(0.0, said_s - attempt.prefilled_s),
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from diptych.domain.errors import Bug
-from diptych.domain.events import FETCH_FAILED as FETCH_FAILED
 from diptych.domain.ids import BlockId, RequestId, WorkerId
 from diptych.scheduling.sequence import Sequence
 
