@@ -68,6 +68,41 @@ def test_more_work_takes_no_less_time(steps: RooflineSteps, new: int, cached: in
         assert base >= steps.step_s((), decodes, context)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(STEPS),
+    st.lists(st.tuples(st.integers(1, 4096), st.integers(0, 9000)), min_size=1, max_size=4),
+    st.integers(0, 300),
+)
+def test_the_short_way_is_the_long_way(
+    steps: RooflineSteps, chunks: list[tuple[int, int]], decodes: int
+) -> None:
+    parts = [Chunk(new, cached) for new, cached in chunks]
+    cost = steps.cost(parts, decodes, 700 * decodes)
+    assert steps.step_s(parts, decodes, 700 * decodes) == pytest.approx(cost.total_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("chip", CATALOGUE.names)
+def test_every_chip_answers_or_says_what_is_missing(chip: str) -> None:
+    device = DeviceSpec(chip=chip, tensor_parallel=16, weights="fp8", kv="fp8")
+    try:
+        steps = steps_of("llama-3.1-70b", device)
+    except SpecError as error:
+        assert "is not published" in str(error) or "does not fit" in str(error)
+        return
+    assert 0 < steps.step_s((), 8, 8_000) < 1
+    assert 0 < steps.relative_error < 1
+    assert steps.grounds
+
+
+def test_an_unpublished_link_is_an_assumption_in_words() -> None:
+    steps = steps_of("llama-3.1-70b", DeviceSpec(chip="SN40L", tensor_parallel=16))
+    assert steps.assumptions == (
+        "SN40L: the scale-up link is not published; 64 GB/s (PCIe 5 x16) is assumed",
+    )
+    assert not STEPS[0].assumptions
+
+
 def test_parts_are_kept_apart() -> None:
     cost = STEPS[0].cost([Chunk(2048, 0)], 32, 32_000)
     assert min(cost.compute_s, cost.memory_s, cost.network_s, cost.fixed_s) > 0

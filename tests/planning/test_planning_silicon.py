@@ -70,10 +70,10 @@ def test_arrays_and_single_engines_agree() -> None:
         who = subject(row.model, row.chip, row.layout, row.recipe, row.engine)
         one = coefficients(work(row.model, row.chip, row.layout, row.recipe), choose(FITTED.value, who))
         space = room(row.model, row.chip, row.layout, row.recipe)
-        share = start_up(FITTED.value, row.engine, row.rounds)
+        share, clumps = start_up(FITTED.value, row.engine, row.rounds)
         first_s = first_token_s(FITTED.value, row.engine)
         held = float(max(1, kv_tokens(space, row.layout.dp)))
-        got = closed_loop(one, Clients(row.clients, row.prompt, row.output, share, first_s, held))
+        got = closed_loop(one, Clients(row.clients, row.prompt, row.output, share, clumps, first_s, held))
         assert np.asarray(many.ttft_s)[i] == pytest.approx(got.ttft_s, rel=1e-9)
         assert np.asarray(many.tpot_s)[i] == pytest.approx(got.tpot_s, rel=1e-9)
         assert got.tpot_s >= got.step_s

@@ -65,6 +65,8 @@ class Clients(NamedTuple):
     output: float
     start_up: float
     """Share of a full burst of all clients that the mean TTFT sees: ½ · 1/rounds for equal rounds."""
+    clumps: float
+    """Prompts that wait for one another later on, per root of the clients: chance brings answers together."""
     first_s: float
     """Seconds of a first token that are neither queue nor step: tokenising, scheduling, the way back."""
     kv_tokens: float = 1e18
@@ -73,8 +75,8 @@ class Clients(NamedTuple):
 def closed_loop(c: Coefficients, it: Clients) -> ClosedLoop:
     """TTFT and TPOT under ``it``.
 
-    TTFT = first_s + prefill · (1 + start_up · (B − 1)) + step, plus a wait for memory: with more clients than
-    fit, each waits for (C − B)/B cycles.
+    TTFT = first_s + prefill · (1 + start_up · (B − 1) + clumps · √(B − 1)) + step, plus a wait for memory:
+    with more clients than fit, each waits for (C − B)/B cycles.
     """
     fit = larger(it.kv_tokens / (it.prompt + RESIDENT * it.output), 1.0)
     held = smaller(it.clients, fit)
@@ -95,7 +97,8 @@ def closed_loop(c: Coefficients, it: Clients) -> ClosedLoop:
         tpot = step + (mixed - step) * interrupted
         batch = held * it.output * tpot / (alone_s + it.output * tpot)
         batch = larger(batch, smaller(held, 1.0))
-    ttft = it.first_s + alone_s * (1.0 + it.start_up * (held - 1.0)) + tpot
+    others = larger(held - 1.0, 0.0)
+    ttft = it.first_s + alone_s * (1.0 + it.start_up * others + it.clumps * others**0.5) + tpot
     waiting = larger(it.clients - held, 0.0) / held * (ttft + it.output * tpot)
     return ClosedLoop(ttft + waiting, tpot, step, batch, alone_s)
 

@@ -22,7 +22,7 @@ from diptych.domain.errors import SpecError
 from diptych.performance.chip import Chip
 from diptych.performance.model_sizes import ModelSizes
 from diptych.performance.roofline import Efficiencies
-from diptych.performance.work import Layout, Recipe
+from diptych.performance.work import Layout, Recipe, beyond_domain
 
 ENGINES = ("trtllm", "vllm", "sglang")
 """Engines that were measured."""
@@ -132,7 +132,7 @@ def subject(model: ModelSizes, chip: Chip, layout: Layout, rec: Recipe, engine: 
         weight_only=rec.weight_only,
         chips=layout.stage_chips,
         ranks=layout.dp,
-        beyond=chip.scaleup_domain is not None and layout.stage_chips > chip.scaleup_chips,
+        beyond=beyond_domain(chip, layout.stage_chips),
         experts_parallel=layout.ep > 1,
         slow_link=chip.scaleup_kind.startswith("PCIe"),
     )
@@ -172,12 +172,12 @@ def first_token_s(value: Callable[[str], float], engine: str) -> float:
     return _by_engine(value, "first", engine)
 
 
-def start_up(value: Callable[[str], float], engine: str, rounds: float | None) -> float:
-    """Share of a full burst that a mean TTFT sees: ``½/rounds`` where the rounds are known, else the fitted
-    share;
-    times what the engine makes of it."""
-    share = 0.5 / rounds if rounds else value("start_up_unknown")
-    return share * _by_engine(value, "burst", engine)
+def start_up(value: Callable[[str], float], engine: str, rounds: float | None) -> tuple[float, float]:
+    """(share of a full burst that a mean TTFT sees, clumps per root of the clients): ``½/rounds`` times what
+    the engine makes of a burst where the bench's rounds are known; else all of it is in the second."""
+    if rounds is None:
+        return 0.0, value("clumps_unknown")
+    return 0.5 / rounds * _by_engine(value, "burst", engine), value("clumps")
 
 
 def relative_error(fitted: Fitted, group: str, it: Subject) -> tuple[float, str]:

@@ -36,24 +36,24 @@ from diptych.performance.roofline import (
 from diptych.performance.steps import Chunk, Line
 from diptych.performance.work import (
     ACTIVATION_BYTES,
-    ACTIVATIONS_BYTES,
     MEMORY_USE,
+    USUAL_DOMAIN,
     Layout,
     Recipe,
     Room,
     Work,
+    activations_bytes,
     kv_tokens,
+    link_assumption,
     link_bytes_per_s,
     recipe,
     room,
+    spare_bytes,
     work,
 )
 
 STAGE_HOP_S = 1e-5
 """Seconds of a point-to-point message between stages (latency model §3)."""
-
-USUAL_DOMAIN = 8
-"""Chips that a machine holds where no scale-up domain is published."""
 
 PIPELINE_CHUNK_TOKENS = 512
 """Smallest chunk worth its own pass: it costs at most 25 % of prefill throughput (Sarathi, latency model
@@ -77,15 +77,17 @@ class RooflineSteps:
         self._pp = layout.pp
         self._work = work_
         self._c = eff
+        self._flat = layout.pp == 1 and not eff.window
         self._hop_s_per_token = hop
         self._kv_tokens = kv_tokens(space, layout.dp)
         self._lines: dict[int, tuple[Line, ...]] = {}
-        self._model = model
         self.kv_token_bytes = 0
         self.relative_error = 0.0
         """Expected relative error of a step, from the fit's left-out groups."""
         self.grounds = ""
         """Why that much."""
+        self.assumptions: tuple[str, ...] = ()
+        """What stands in for figures that nobody publishes."""
 
     @property
     def kv_tokens(self) -> int:
@@ -98,7 +100,23 @@ class RooflineSteps:
             if not decodes:
                 return 0.0
             return max(a + b * context_tokens for a, b in self.decode_lines(decodes))
+        if self._flat:
+            return self._flat_s(chunks, decodes, context_tokens)
         return self.cost(chunks, decodes, context_tokens).total_s
+
+    def _flat_s(self, chunks: Sequence[Chunk], decodes: int, context: int) -> float:
+        """`cost` for one stage and no windows, written out: the simulator asks this most."""
+        c, tokens, pairs, read = self._c, float(decodes), 0.0, context
+        for new, cached in chunks:
+            tokens += new
+            pairs += new * (cached + new / 2.0)
+            read += cached
+        memory = c.others_s + c.experts_s * (1.0 - c.missed**tokens) + c.context_s * read
+        memory += c.kv_sequence_s * decodes
+        busy = (c.token_s + c.link_token_s) * tokens + c.pair_s * pairs + c.decode_pair_s * context
+        sequences = decodes + len(chunks)
+        fixed = c.fixed_s + c.root_s * sequences**0.5 + c.sequence_s * sequences
+        return max(memory + c.overlap * busy, busy + c.overlap * memory) + fixed
 
     def cost(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> StepCost:
         """One step, its parts kept apart."""
@@ -179,6 +197,8 @@ def roofline_steps(model: ModelSizes, chip: Chip, device: DeviceSpec, fitted: Fi
     steps.kv_token_bytes = round(model.kv_bytes_per_token(rec.kv) + model.index_bytes_per_token)
     group = f"{model.name}|{_system(chip)}|{device.weights}"
     steps.relative_error, steps.grounds = relative_error(fitted, group, who)
+    assumed = link_assumption(chip, layout)
+    steps.assumptions = (assumed,) if assumed else ()
     return steps
 
 
@@ -201,13 +221,13 @@ def smallest_fit(model: ModelSizes, chip: Chip, device: DeviceSpec) -> tuple[int
     for pp in (device.pipeline_parallel, *range(device.pipeline_parallel + 1, 65)):
         for tp in sizes if pp == device.pipeline_parallel else sizes[-1:]:
             split = {"tensor_parallel": tp, "pipeline_parallel": pp}
-            if _spare_bytes(room(model, chip, layout_of(device.model_copy(update=split)), rec)) > 0:
+            if spare_bytes(room(model, chip, layout_of(device.model_copy(update=split)), rec)) > 0:
                 return tp, pp
     return None
 
 
 def _check_room(model: ModelSizes, chip: Chip, device: DeviceSpec, rec: Recipe, space: Room) -> None:
-    short = -_spare_bytes(space)
+    short = -spare_bytes(space)
     if short < 0:
         return
     fits = smallest_fit(model, chip, device)
@@ -218,12 +238,9 @@ def _check_room(model: ModelSizes, chip: Chip, device: DeviceSpec, rec: Recipe, 
     raise SpecError(
         f"device: {model.name} in {rec.stored} does not fit {chip.name}: a chip would hold "
         f"{space.weight_bytes / 1e9:.1f} GB of weights, {short / 1e9:.1f} GB more than {MEMORY_USE:.0%} of "
-        f"{space.memory_bytes / 1e9:g} GB less {ACTIVATIONS_BYTES / 1e9:g} GB for activations; {remedy}"
+        f"{space.memory_bytes / 1e9:g} GB less {activations_bytes(space) / 1e9:.2g} GB for activations; "
+        f"{remedy}"
     )
-
-
-def _spare_bytes(space: Room) -> float:
-    return MEMORY_USE * space.memory_bytes - space.weight_bytes - ACTIVATIONS_BYTES
 
 
 def _system(chip: Chip) -> str:

@@ -29,8 +29,15 @@ DISPATCH_BYTES = 3.0
 MEMORY_USE = 0.9
 """Share of a chip's memory that engines fill (vLLM's default; latency model §7)."""
 
-ACTIVATIONS_BYTES = 4e9
-"""Kept free for activations on each chip: the middle of 2–6 GB (latency model §7)."""
+ACTIVATIONS_BYTES, ACTIVATIONS_SHARE = 4e9, 0.1
+"""Kept free for activations on each chip: the middle of 2–6 GB (latency model §7), or a tenth of memories
+of a few GB, whose chips see small batches ([E])."""
+
+ASSUMED_LINK = 64e9
+"""Bytes/s of a link that nobody publishes: PCIe 5 x16, one direction ([E])."""
+
+USUAL_DOMAIN = 8
+"""Chips that a machine holds where no scale-up domain is published."""
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -190,20 +197,44 @@ def room(model: ModelSizes, chip: Chip, layout: Layout, rec: Recipe) -> Room:
 
 
 def kv_tokens(space: Room, ranks: int) -> int:
-    """Tokens of KV of an engine: ``(util·mem − weights − activations) / token`` on one chip, for every
-    rank."""
-    free = MEMORY_USE * space.memory_bytes - space.weight_bytes - ACTIVATIONS_BYTES
-    return max(0, int(ranks * free / space.token_bytes)) if space.token_bytes else 0
+    """Tokens of KV of an engine: ``(util·mem − weights − activations) / token`` on one chip, all ranks."""
+    return max(0, int(ranks * spare_bytes(space) / space.token_bytes)) if space.token_bytes else 0
+
+
+def spare_bytes(space: Room) -> float:
+    """What one chip has left for KV; negative where the weights do not fit."""
+    return MEMORY_USE * space.memory_bytes - space.weight_bytes - activations_bytes(space)
+
+
+def activations_bytes(space: Room) -> float:
+    """Kept free for activations on one chip."""
+    return min(ACTIVATIONS_BYTES, ACTIVATIONS_SHARE * space.memory_bytes)
 
 
 def link_bytes_per_s(chip: Chip, layout: Layout) -> float:
-    """One direction of a chip's way to the other chips of its stage: the scale-up link inside its domain, the
-    network card beyond it."""
+    """One direction of a chip's way to the other chips of its stage: the scale-up link inside its domain,
+    the network card beyond it; `ASSUMED_LINK` where that is not published (`link_assumption` says so)."""
     if layout.stage_chips == 1:
         return 1.0
-    if layout.stage_chips <= (chip.scaleup_chips if chip.scaleup_domain is not None else layout.stage_chips):
-        return chip.scaleup_bytes_per_s
-    return chip.nic_bytes_per_s
+    known = chip.nic if beyond_domain(chip, layout.stage_chips) else chip.scaleup
+    return ASSUMED_LINK if known is None else known.base
+
+
+def link_assumption(chip: Chip, layout: Layout) -> str:
+    """What was assumed of the link, in words; empty where it is published."""
+    beyond = beyond_domain(chip, layout.stage_chips)
+    if layout.stage_chips == 1 or (chip.nic if beyond else chip.scaleup) is not None:
+        return ""
+    link = "network card" if beyond else "scale-up link"
+    return f"{chip.name}: the {link} is not published; {ASSUMED_LINK / 1e9:g} GB/s (PCIe 5 x16) is assumed"
+
+
+def beyond_domain(chip: Chip, chips: int) -> bool:
+    """Whether ``chips`` of them do not share one scale-up domain; `USUAL_DOMAIN` where none is published, and
+    systems have none."""
+    if chip.scaleup_domain is not None:
+        return chips > chip.scaleup_chips
+    return chips > (1 if chip.unit == "system" else USUAL_DOMAIN)
 
 
 def _link_bytes(model: ModelSizes, layout: Layout) -> float:

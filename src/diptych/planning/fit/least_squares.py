@@ -22,7 +22,7 @@ TPOT_SCALE = 0.05
 TTFT_SCALE, TTFT_WEIGHT = 0.2, 0.6
 """The same for TTFT, which counts for less: its scatter is threefold."""
 
-SPLIT_SCALE = 0.2
+SPLIT_SCALE = 0.1
 """The same for the TPOT of disaggregated rows, whose real batch nobody recorded."""
 
 GROUP_POWER = 0.3

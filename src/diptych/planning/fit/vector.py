@@ -96,8 +96,8 @@ def table(rows: Sequence[Row]) -> Table:
 def predict(value: Callable[[str], float], it: Table) -> ClosedLoop:
     """Closed loop of every row, as arrays."""
     first = _array([first_token_s(value, who.engine) for who, _ in it.kinds])[it.kind]
-    share = _array([start_up(value, who.engine, rounds) for who, rounds in it.kinds])[it.kind]
-    load = Clients(it.clients, it.prompt, it.output, share, first, it.kv_tokens)
+    share, clumps = _array([start_up(value, who.engine, rounds) for who, rounds in it.kinds])[it.kind].T
+    load = Clients(it.clients, it.prompt, it.output, share, clumps, first, it.kv_tokens)
     return closed_loop(row_coefficients(value, it), load)
 
 
