@@ -6,11 +6,11 @@ import pytest
 
 from diptych.domain.commands import DropWork, FinishWork, Reserve, StartDecode, StartPrefill
 from diptych.domain.errors import Bug
-from diptych.domain.events import BlocksCached, Bounced, DecodeStarted, Dropped, Reserved
+from diptych.domain.events import FETCH_FAILED, BlocksCached, Bounced, DecodeStarted, Dropped, Reserved
 from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.request import SamplingParams, Work
 from diptych.domain.worker import Arena
-from diptych.scheduling import FETCH_FAILED, NO_ROOM, Fetch
+from diptych.scheduling import NO_ROOM, Fetch
 from support.one_worker import OneWorker
 from support.toy_engine import ToyMemory
 from support.works import make_work

@@ -8,12 +8,11 @@ from diptych.scheduling.batcher import KV_PRESSURE, NO_ROOM, TOO_LARGE
 from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.config import SchedulerConfig
 from diptych.scheduling.describing import ChunkShape, StepShape
-from diptych.scheduling.fetching import FETCH_FAILED, Fetch
+from diptych.scheduling.fetching import Fetch
 from diptych.scheduling.leaping import Steady
 from diptych.scheduling.scheduler import Scheduler, StepOutcome
 
 __all__ = [
-    "FETCH_FAILED",
     "KV_PRESSURE",
     "NO_ROOM",
     "TOO_LARGE",

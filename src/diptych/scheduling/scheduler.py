@@ -24,6 +24,7 @@ from diptych.domain.commands import (
 )
 from diptych.domain.errors import Bug
 from diptych.domain.events import (
+    FETCH_FAILED,
     Bounced,
     DecodeStarted,
     Dropped,
@@ -50,7 +51,7 @@ from diptych.scheduling.describing import (
     prompt_logprobs,
     token_out,
 )
-from diptych.scheduling.fetching import FETCH_FAILED, Fetch
+from diptych.scheduling.fetching import Fetch
 from diptych.scheduling.holding import export, give_back, publish_full, seat_fetch
 from diptych.scheduling.leaping import Leaper, Steady
 from diptych.scheduling.promises import Promises
