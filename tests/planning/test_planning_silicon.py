@@ -92,6 +92,8 @@ def test_a_fit_is_written_and_read_back() -> None:
     constants = priors(["LlamaForCausalLM"], ["B200-SXM", "H200-SXM"])
     whole = fit(data, constants, steps=4)
     inside, outside = predicted(whole.value(), data), left_out(data, whole, steps=0)
+    by_engine = left_out(data, whole, steps=0, by="engine")
+    assert errors(data, by_engine).tpot_mean > errors(data, inside).tpot_mean
     text = toml(whole, data, inside, outside, source="a test", date="2026-11-21")
     again = parse_efficiencies(text)
     for prior in constants:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from diptych.domain.errors import SpecError
 from diptych.planning.fit import report
-from diptych.planning.fit.least_squares import fit, left_out, predicted
+from diptych.planning.fit.least_squares import By, fit, left_out, predicted
 from diptych.planning.fit.load import data_of
 from diptych.planning.fit.priors import PCIE, priors
 from diptych.planning.fit.rows import FILE
@@ -32,9 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--score", type=Path, help="a CSV of the same columns: score the shipped constants, fit nothing"
     )
+    parser.add_argument(
+        "--leave",
+        choices=("group", "architecture", "chip", "engine"),
+        default="group",
+        help="what is left out at a time; anything but 'group' prints and writes nothing",
+    )
     chosen = parser.parse_args(arguments)
     try:
-        return _score(chosen.score) if chosen.score else _fit(chosen.data, chosen.out)
+        return _score(chosen.score) if chosen.score else _fit(chosen.data, chosen.out, chosen.leave)
     except SpecError as error:
         print(error, file=sys.stderr)
         return 2
@@ -48,15 +54,17 @@ def _score(path: Path) -> int:
     return 0
 
 
-def _fit(folder: Path, out: Path) -> int:
+def _fit(folder: Path, out: Path, by: By) -> int:
     data = data_of(folder / FILE)
     rows = (*data.whole.rows, *data.decode.rows)
     constants = priors((row.model.architecture for row in rows), (row.chip.name for row in rows))
     whole = fit(data, constants)
-    inside, outside = predicted(whole.value(), data), left_out(data, whole)
+    inside, outside = predicted(whole.value(), data), left_out(data, whole, by=by)
     print(report.table(data, inside, outside))
     for name, seen in (("in-sample", inside), ("left out", outside)):
         print(report.summary(name, report.errors(data, seen)))
+    if by != "group":
+        return 0
     print(f"{len(constants)} constants; {len(rows)} rows; wrote {out}")
     source = f"{FILE}, rows of quality ok (aiconfigurator's copy of public InferenceX dumps)"
     whole = whole.with_fixed(PCIE)
