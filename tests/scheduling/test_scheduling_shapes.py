@@ -137,3 +137,14 @@ def test_a_prompt_may_be_any_sequence_of_numbers(kind: Callable[[int, int], Sequ
         scheduler.check()
     assert caches[0] == caches[1]
     assert len(caches[0]) == 3
+
+
+def test_ends_are_told_in_order():
+    scheduler = scheduler_of()
+    for name in "ab":
+        arrive(scheduler, name, 1)
+        scheduler.begin()
+        scheduler.finish(GOES_ON, {})
+    scheduler.begin()
+    events = scheduler.finish(GOES_ON, {RequestId("b"): END, RequestId("a"): END})
+    assert [event.request_id for event in events if isinstance(event, Finished)] == ["a", "b"]

@@ -85,3 +85,14 @@ def test_decodes_go_on_while_a_prompt_finds_no_room():
     assert steady is not None
     assert steady.steps == 6
     assert step(scheduler) == [("r0", 1)]
+
+
+def test_a_decode_beyond_the_budget_takes_no_block_yet():
+    scheduler = scheduler_of(blocks=3, budget=1)
+    arrive(scheduler, "r0", 2, max_tokens=3)
+    arrive(scheduler, "r1", 4, first=100)
+    assert [step(scheduler) for _ in range(3)] == [[("r0", 2)], [("r1", 4)], [("r0", 1)]]
+    assert scheduler.stats().free_blocks == 1
+    assert step(scheduler) == [("r0", 1)]
+    assert step(scheduler) == [("r1", 1)]
+    assert scheduler.stats().held_blocks == 2
