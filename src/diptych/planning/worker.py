@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -24,12 +23,11 @@ import msgspec
 from diptych.domain.commands import StartDecode, StartPrefill, WorkerCommand
 from diptych.domain.events import Bounced, Dropped, Finished, PrefillDone, StepReport, WorkerEvent
 from diptych.domain.ids import RequestId, TokenId
-from diptych.domain.request import Sampled, TokenOut
-from diptych.domain.step import Slice, StepPlan, StepResult
+from diptych.domain.request import TokenOut
 from diptych.domain.worker import WorkerInfo, WorkerStats
 from diptych.performance.steps import Chunk, Line, StepModel, run_s, steps_within
 from diptych.planning.measure import Buckets
-from diptych.scheduling import Fetch, Scheduler
+from diptych.scheduling import Fetch, Scheduler, StepShape
 from diptych.scheduling.news import NewsHolder
 
 FILLER = TokenId(1)
@@ -37,8 +35,6 @@ FILLER = TokenId(1)
 END = TokenId(0)
 """What it samples then: every simulated request has it as its stop token."""
 
-_FILLED = Sampled(FILLER)
-_ENDED = Sampled(END)
 SHORTEST_LEAP = 2
 """Steps from which a leap is cheaper than stepping."""
 
@@ -134,7 +130,7 @@ class VirtualWorker:
         self._rounds = 0
         self._round_s = 0.0
         self._ticket = 0
-        self._plan: StepPlan | None = None
+        self._step: StepShape | None = None
         self._began_s = 0.0
         self._ends_s = 0.0
         self._leap: _Leap | None = None
@@ -174,8 +170,8 @@ class VirtualWorker:
             return
         if self._leap is not None:
             self._finish_leap(self._leap.steps, now_s)
-        elif self._plan is not None:
-            self._commit(self._plan, now_s)
+        elif self._step is not None:
+            self._commit(self._step, now_s)
         self.go_on(now_s)
 
     def halt(self, now_s: float) -> None:
@@ -187,7 +183,7 @@ class VirtualWorker:
     @property
     def busy(self) -> bool:
         """Whether a step is under way."""
-        return self._plan is not None or self._leap is not None
+        return self._step is not None or self._leap is not None
 
     def set_speed(self, slow: float, now_s: float) -> None:
         """From now on every step takes ``slow`` times as long; what is left of the one under way, too."""
@@ -195,7 +191,7 @@ class VirtualWorker:
             return
         self._settle(now_s)
         before, self.slow = self.slow, slow
-        if self._plan is not None:
+        if self._step is not None:
             self._wake_at(now_s + max(0.0, self._ends_s - now_s) * slow / before)
 
     def settle(self, now_s: float) -> None:
@@ -221,105 +217,70 @@ class VirtualWorker:
 
     def go_on(self, now_s: float) -> None:
         """Begin a leap or a step, if there is something to run and nothing runs."""
-        if self._plan is not None or self._leap is not None:
+        if self._step is not None or self._leap is not None:
             return
         if self._leaping and self._rows and self._begin_leap(now_s):
             return
         self._begin_step(now_s)
 
-    def _begin_step(self, now_s: float) -> bool:
-        plan = self.scheduler.plan()
+    def _begin_step(self, now_s: float) -> None:
+        shape = self.scheduler.begin()
         self._say(now_s, self.scheduler.drain_events())
-        if plan is None:
-            return False
-        self._plan = plan
-        self._began_s = now_s
-        self._meet(plan)
-        self._wake_at(now_s + self._seconds(plan) * self.slow)
-        return True
-
-    def _seconds(self, plan: StepPlan) -> float:
-        chunks: list[Chunk] = []
-        decodes = context = 0
-        rows = self._rows
-        for piece in plan.slices:
-            if piece.request_id in rows:
-                decodes += 1
-                context += piece.start
-            else:
-                chunks.append(Chunk(len(piece.token_ids), piece.start))
-        return self._model.step_s(chunks, decodes, context)
-
-    def _meet(self, plan: StepPlan) -> None:
-        """Sequences that come with all but the last token computed decode from their first step on."""
-        if not plan.new:
+        if shape is None:
             return
-        starts = {piece.request_id: piece for piece in plan.slices}
-        for new in plan.new:
-            tokens = len(new.token_ids) + len(new.more_token_ids)
-            piece = starts.get(new.request_id)
-            if piece is not None and new.prompt_tokens < tokens == piece.start + 1:
-                self._add_row(
-                    new.request_id, tokens - new.prompt_tokens, self._lives[new.request_id].last_token_s
-                )
+        self._step = shape
+        self._began_s = now_s
+        for name in shape.imports:
+            live = self._lives[name]
+            self._add_row(name, live.emitted, live.last_token_s)
+        chunks = [Chunk(chunk.new_tokens, chunk.cached_tokens) for chunk in shape.chunks]
+        seconds = self._model.step_s(chunks, shape.decodes, shape.context_tokens)
+        self._wake_at(now_s + seconds * self.slow)
 
-    def _commit(self, plan: StepPlan, now_s: float) -> None:
-        self._plan = None
-        self._count(plan, now_s)
-        sampled, decoded = self._sample(plan.slices, now_s)
-        outcome = self.scheduler.commit(plan, StepResult(sampled=sampled))
-        if decoded:
-            self._end_round(decoded, now_s)
-        tokens = outcome.tokens if self._stream else ()
-        if outcome.events or tokens:
-            self._say(now_s, outcome.events, tokens, decoded, with_stats=True)
-
-    def _count(self, plan: StepPlan, now_s: float) -> None:
+    def _commit(self, shape: StepShape, now_s: float) -> None:
+        self._step = None
         self.steps += 1
-        rows = self._rows
-        if all(piece.request_id in rows for piece in plan.slices):
-            self.decode_s += now_s - self._began_s
-        else:
+        if shape.chunks:
             self.prefill_s += now_s - self._began_s
+        else:
+            self.decode_s += now_s - self._began_s
+        for name in shape.left_out:
+            self._hold_back(name)
+        firsts = [chunk.request_id for chunk in shape.chunks if chunk.sample]
+        ends = self._ending(shape.decodes > 0, firsts)
+        events = self.scheduler.finish(FILLER, ends)
+        if shape.decodes:
+            self._end_round(shape, now_s)
+        for name in firsts:
+            self._add_row(name, self._lives[name].emitted + 1, now_s)
+        tokens = self._tokens(shape, ends, firsts, events) if self._stream else ()
+        if events or tokens:
+            self._say(now_s, events, tokens, committed=shape)
 
-    def _sample(
-        self, slices: Sequence[Slice], now_s: float
-    ) -> tuple[dict[RequestId, Sampled], dict[RequestId, None]]:
-        """A token for every slice that wants one; and who decoded."""
-        sampled: dict[RequestId, Sampled] = {}
-        decoded: dict[RequestId, None] = {}
-        firsts: list[Slice] = []
-        for piece in slices:
-            row = self._rows.get(piece.request_id)
-            if row is not None:
-                decoded[piece.request_id] = None
-                sampled[piece.request_id] = _ENDED if self._rounds + 1 >= row.ends_at else _FILLED
-            elif piece.sample:
-                firsts.append(piece)
-        for piece in firsts:
-            live = self._lives[piece.request_id]
-            out = live.emitted + 1
-            sampled[piece.request_id] = _ENDED if out >= live.output_tokens else _FILLED
-            self._add_row(piece.request_id, out, now_s, after_round=bool(decoded))
-        return sampled, decoded
+    def _ending(self, round_ends: bool, firsts: Sequence[RequestId]) -> dict[RequestId, TokenId]:
+        """Whose output this step completes."""
+        over: dict[RequestId, TokenId] = {}
+        ends = self._ends
+        while round_ends and ends and ends[0][0] <= self._rounds + 1:
+            ends_at, name = heappop(ends)
+            row = self._rows.get(name)
+            if row is not None and row.ends_at == ends_at:
+                over[name] = END
+        for name in firsts:
+            live = self._lives[name]
+            if live.emitted + 1 >= live.output_tokens:
+                over[name] = END
+        return over
 
-    def _add_row(self, name: RequestId, out: int, last_s: float, after_round: bool = False) -> None:
-        rounds = self._rounds + after_round
+    def _add_row(self, name: RequestId, out: int, last_s: float) -> None:
+        """From now on it decodes here; its client has ``out`` tokens."""
+        rounds = self._rounds
         row = _Row(out - rounds, rounds + self._lives[name].output_tokens - out, last_s)
         self._rows[name] = self._fresh[name] = row
         heappush(self._ends, (row.ends_at, name))
 
-    def _end_round(self, decoded: dict[RequestId, None], now_s: float) -> None:
-        """Everyone who decoded has one token more; who had to wait this time has not."""
-        waited = [name for name in self._rows if name not in decoded and name not in self._fresh]
-        waited += [name for name, row in self._fresh.items() if name not in decoded and row.last_s < now_s]
-        for name in waited:
-            self._hold_back(name)
-        self._rounds += 1
-        self._gaps(decoded, now_s)
-        self._round_s = now_s
-
     def _hold_back(self, name: RequestId) -> None:
+        """It has to wait while the others get a token."""
         row = self._rows[name]
         if name not in self._fresh:
             row.last_s = self._round_s
@@ -328,12 +289,42 @@ class VirtualWorker:
         row.ends_at += 1
         heappush(self._ends, (row.ends_at, name))
 
-    def _gaps(self, decoded: dict[RequestId, None], now_s: float) -> None:
-        steady = len(decoded)
-        for name in [name for name in self._fresh if name in decoded]:
-            self._itl.add(now_s - self._fresh.pop(name).last_s)
-            steady -= 1
+    def _end_round(self, shape: StepShape, now_s: float) -> None:
+        """Everyone who decoded has one token more."""
+        self._rounds += 1
+        steady = shape.decodes
+        if self._fresh:
+            waited = {name: self._fresh[name] for name in shape.left_out}
+            for name, row in self._fresh.items():
+                if name not in waited:
+                    self._itl.add(now_s - row.last_s)
+                    steady -= 1
+            self._fresh = waited
         self._itl.add(now_s - self._round_s, steady)
+        self._round_s = now_s
+
+    def _tokens(
+        self,
+        shape: StepShape,
+        ends: Mapping[RequestId, TokenId],
+        firsts: Sequence[RequestId],
+        events: Sequence[WorkerEvent],
+    ) -> tuple[TokenOut, ...]:
+        """What each client is given by the step just committed."""
+        silent = dict.fromkeys(shape.left_out)
+        silent |= {event.request_id: None for event in events if isinstance(event, Dropped)}
+        if not shape.decodes:
+            silent |= {name: None for name in self._rows if name not in firsts}
+        return tuple(
+            TokenOut(
+                request_id=name,
+                attempt=self._lives[name].attempt,
+                index=row.base + self._rounds - 1,
+                token_id=ends.get(name, FILLER),
+            )
+            for name, row in self._rows.items()
+            if name not in silent
+        )
 
     # ------------------------------------------------------------ leaps
 
@@ -341,7 +332,7 @@ class VirtualWorker:
         left = self._rounds_left()
         if left < SHORTEST_LEAP:
             return False
-        steady = self.scheduler.steady()
+        steady = self.scheduler.steady(left)
         if steady is None or steady.decodes != len(self._rows):
             return False
         steps = min(left, steady.steps)
@@ -420,19 +411,21 @@ class VirtualWorker:
         now_s: float,
         events: Sequence[WorkerEvent],
         tokens: tuple[TokenOut, ...] = (),
-        decoded: Mapping[RequestId, None] = MappingProxyType({}),
-        with_stats: bool = False,
+        committed: StepShape | None = None,
     ) -> None:
+        """``committed``: the step that these events came out of."""
+        if not events and not tokens:
+            return
         for event in events:
             if isinstance(event, Finished | Bounced | Dropped | PrefillDone):
-                self._part(
-                    event.request_id, discarded=isinstance(event, Dropped) and event.request_id in decoded
-                )
+                name = event.request_id
+                lost = isinstance(event, Dropped) and committed is not None and name not in committed.left_out
+                self._part(name, discarded=lost)
         events = self._news.release(events)
         if not events and not tokens:
             return
         stats = None
-        if with_stats and events:
+        if committed is not None and events:
             stats = self.stats()
             self.peak_held_blocks = max(self.peak_held_blocks, stats.held_blocks)
         self._timeline.say(self, StepReport(t_s=now_s, events=tuple(events), tokens=tokens, stats=stats))
