@@ -238,7 +238,7 @@ def _check_room(model: ModelSizes, chip: Chip, device: DeviceSpec, rec: Recipe, 
     raise SpecError(
         f"device: {model.name} in {rec.stored} does not fit {chip.name}: a chip would hold "
         f"{space.weight_bytes / 1e9:.1f} GB of weights, {short / 1e9:.1f} GB more than {MEMORY_USE:.0%} of "
-        f"{space.memory_bytes / 1e9:g} GB less {activations_bytes(space) / 1e9:.2g} GB for activations; "
+        f"{space.memory_bytes / 1e9:.4g} GB less {activations_bytes(space) / 1e9:.2g} GB for activations; "
         f"{remedy}"
     )
 

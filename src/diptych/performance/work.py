@@ -29,9 +29,22 @@ DISPATCH_BYTES = 3.0
 MEMORY_USE = 0.9
 """Share of a chip's memory that engines fill (vLLM's default; latency model §7)."""
 
-ACTIVATIONS_BYTES, ACTIVATIONS_SHARE = 4e9, 0.1
-"""Kept free for activations on each chip: the middle of 2–6 GB (latency model §7), or a tenth of memories
-of a few GB, whose chips see small batches ([E])."""
+ACTIVATIONS_BYTES, ACTIVATIONS_SHARE = 2e9, 0.1
+"""Kept free for activations on each chip: the low end of 2–6 GB (latency model §7), which measured engines
+with little room need (DeepSeek-V3 on four B200); a tenth of memories of a few GB, whose chips see small
+batches ([E])."""
+
+VISIBLE_BYTES = {
+    "A100-80-SXM": 81_920 * 2**20,
+    "H100-SXM": 81_559 * 2**20,
+    "H200-SXM": 143_771 * 2**20,
+    "B200-SXM": 183_359 * 2**20,
+    "L40S": 46_068 * 2**20,
+}
+"""What `nvidia-smi` shows, where the sheet's GB are binary ones: H100, A100 and L40S
+modal-labs/modal-client#2797, B200 NVIDIA/TensorRT-LLM#10278 (pytorch/ao#4002: 178.35 GiB), H200 as its
+machines show it (the catalogue's source takes 141 GiB); read 2026-11. DeepSeek-V3 in fp8 was measured on four
+B200, which 180e9 bytes would rule out."""
 
 ASSUMED_LINK = 64e9
 """Bytes/s of a link that nobody publishes: PCIe 5 x16, one direction ([E])."""
@@ -193,7 +206,8 @@ def room(model: ModelSizes, chip: Chip, layout: Layout, rec: Recipe) -> Room:
     weights = rest / (layout.tp * layout.pp) + model.expert_parameters * narrow / layout.chips
     share = 1 if model.latent_kv else min(layout.tp, model.kv_heads)
     token = model.kv_bytes_per_token(rec.kv) + model.index_bytes_per_token
-    return Room(chip.memory_bytes, weights, token / (share * layout.pp))
+    memory = float(VISIBLE_BYTES.get(chip.name, chip.memory_bytes))
+    return Room(memory, weights, token / (share * layout.pp))
 
 
 def kv_tokens(space: Room, ranks: int) -> int:

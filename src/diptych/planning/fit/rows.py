@@ -12,7 +12,7 @@ from typing import cast
 
 from diptych.domain.errors import SpecError
 from diptych.performance.catalogue import Catalogue
-from diptych.performance.chip import Chip, Precision
+from diptych.performance.chip import PRECISIONS, Chip, Precision
 from diptych.performance.model_sizes import ModelSizes
 from diptych.performance.work import Layout, Recipe, recipe
 from diptych.planning.library import load_catalogue, load_model
@@ -101,7 +101,10 @@ def _row(it: dict[str, str], model: ModelSizes, chips: Catalogue, stage: str) ->
     chip = chips.chip(it["system"])
     layout = layout_of(it, stage)
     weight_only = it["precision"] == "int4"
-    stored = cast("Precision", "fp4" if weight_only else it["precision"])
+    precision = "fp4" if weight_only else it["precision"]
+    if precision not in PRECISIONS:
+        raise SpecError(f"{it['row_id']}: precision {precision!r} is none of {', '.join(PRECISIONS)}, int4")
+    stored = cast("Precision", precision)
     kv = "bf16" if stored == "bf16" else "fp8"
     standard = (it["isl"], it["osl"]) in STANDARD
     length = MEAN_LENGTH if standard else 1.0
