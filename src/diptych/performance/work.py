@@ -39,11 +39,12 @@ VISIBLE_BYTES = {
     "H100-SXM": 81_559 * 2**20,
     "H200-SXM": 143_771 * 2**20,
     "B200-SXM": 183_359 * 2**20,
+    "H20": 97_871 * 2**20,
     "L40S": 46_068 * 2**20,
 }
 """What `nvidia-smi` shows, where the sheet's GB are binary ones: H100, A100 and L40S
-modal-labs/modal-client#2797, B200 NVIDIA/TensorRT-LLM#10278 (pytorch/ao#4002: 178.35 GiB), H200 as its
-machines show it (the catalogue's source takes 141 GiB); read 2026-11. DeepSeek-V3 in fp8 was measured on four
+modal-labs/modal-client#2797, B200 NVIDIA/TensorRT-LLM#10278 (pytorch/ao#4002: 178.35 GiB), H20
+NVIDIA/nvtrust#128; H200 not cited, [E] (the catalogue's source takes 141 GiB); read 2026-11. DeepSeek-V3 in fp8 was measured on four
 B200, which 180e9 bytes would rule out."""
 
 ASSUMED_LINK = 64e9
