@@ -7,7 +7,6 @@ workers, how anything is sent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import assert_never
 
 import msgspec
@@ -25,12 +24,8 @@ from diptych.domain.commands import (
 from diptych.domain.errors import Bug
 from diptych.domain.events import (
     FETCH_FAILED,
-    Bounced,
     DecodeStarted,
-    Dropped,
-    Finished,
     Leased,
-    PrefillDone,
     PrefillStarted,
     WorkerEvent,
 )
@@ -38,10 +33,11 @@ from diptych.domain.ids import BlockId, LeaseId, RequestId, TokenId, WorkerId
 from diptych.domain.request import FinishReason, Phase, PromptLogprobs, Sampled, TokenOut
 from diptych.domain.step import Slice, StepPlan, StepResult
 from diptych.domain.worker import WorkerStats
+from diptych.scheduling.attempts import Attempts
+from diptych.scheduling.audit import check_roster
 from diptych.scheduling.batcher import NO_ROOM, Batch, Batcher
 from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.config import SchedulerConfig
-from diptych.scheduling.decoding import by_order
 from diptych.scheduling.describing import (
     StepShape,
     chunk_shape,
@@ -52,7 +48,8 @@ from diptych.scheduling.describing import (
     token_out,
 )
 from diptych.scheduling.fetching import Fetch
-from diptych.scheduling.holding import export, give_back, publish_full, seat_fetch
+from diptych.scheduling.holding import publish_full, seat_fetch
+from diptych.scheduling.landing import Landing
 from diptych.scheduling.leaping import Leaper, Steady
 from diptych.scheduling.promises import Promises
 from diptych.scheduling.queues import Roster
@@ -65,14 +62,6 @@ class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[WorkerEvent, ...] = ()
     tokens: tuple[TokenOut, ...] = ()
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
-
-
-@dataclass(slots=True)
-class _Totals:
-    steps: int = 0
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-    decode_steps: int = 0
 
 
 class Scheduler:
@@ -98,13 +87,12 @@ class Scheduler:
         self._roster = Roster()
         self._batcher = Batcher(config, self._roster, self._pool)
         self._leaper = Leaper(config, self._roster, self._pool, self._batcher)
-        self._latest: dict[RequestId, Sequence] = {}
-        self._ending: dict[tuple[RequestId, int], Sequence] = {}  # dropped, but somebody uses their blocks
-        self._promises = Promises(self._pool, config.block_tokens)
-        self._flight: Batch | None = None
-        self._ended: list[RequestId] = []  # the engine knows them and need not any more
         self._outbox: list[WorkerEvent] = []
-        self._totals = _Totals()
+        self._attempts = Attempts(self._roster, self._pool, self._outbox)
+        self._landing = Landing(
+            self._roster, self._pool, self._attempts, self._outbox, prompt_cache=config.prompt_cache
+        )
+        self._promises = Promises(self._pool, config.block_tokens)
         self._planned_steps = 0
         self._ahead: Steady | None = None  # the last answer of `steady`, while it holds
 
@@ -125,11 +113,12 @@ class Scheduler:
             case StartPrefill():
                 sequence = Sequence.to_prefill(command, self._config.block_tokens)
                 sequence.reserved_blocks = self._promises.claim(sequence)
-                self._roster.prefills.push(self._meet(sequence))
+                self._roster.prefills.push(self._attempts.meet(sequence))
             case StartDecode():
-                self._import(self._meet(self._promises.expected(command)))
+                self._import(self._attempts.meet(self._promises.expected(command)))
             case FinishWork() | DropWork():
-                self._drop(command.request_id, command.attempt)
+                self._promises.drop(command.request_id, command.attempt)
+                self._attempts.drop(command.request_id, command.attempt)
             case _:
                 assert_never(command)
         return self.drain_events()
@@ -140,74 +129,15 @@ class Scheduler:
         elif seat_fetch(sequence, self._pool):
             self._fetch(sequence, sequence.source)
         else:
-            self._bounce(sequence, NO_ROOM)
+            self._attempts.bounce(sequence, NO_ROOM)
 
     def drain_events(self) -> list[WorkerEvent]:
         """All pending events. Cache news come first: whoever reads that a request ended knows its blocks."""
-        events, self._outbox = self._outbox, []
-        return [*self._pool.drain_news(), *events] if self._pool.news else events
-
-    def _meet(self, sequence: Sequence) -> Sequence:
-        """Take note of a new attempt. An older attempt that is still here ends silently (through `_ended`, so
-        that the engine never mixes the two up)."""
-        older = self._latest.get(sequence.request_id)
-        if older is not None:
-            if older.attempt >= sequence.attempt:
-                raise Bug(
-                    f"{sequence.request_id}: attempt {sequence.attempt} starts after attempt {older.attempt}"
-                )
-            self._end_soon(older, answers=0)
-        self._latest[sequence.request_id] = sequence
-        return sequence
-
-    def _drop(self, request_id: RequestId, attempt: int) -> None:
-        self._promises.drop(request_id, attempt)
-        sequence = self._latest.get(request_id)
-        if sequence is None or sequence.attempt != attempt:
-            sequence = self._ending.get((request_id, attempt))
-        if sequence is None:
-            self._outbox.append(Dropped(request_id, attempt))
-        else:
-            self._end_soon(sequence, answers=1)
-
-    def _end_soon(self, sequence: Sequence, answers: int) -> None:
-        """End now, or when nobody writes into its blocks any more: at the commit of the step that computes
-        with it, at the end of its transfer. Then give so many answers."""
-        sequence.dropped = True
-        sequence.drop_answers += answers
-        if self._computes(sequence) or self._roster.fetching.under_way(sequence):
-            self._ending[sequence.request_id, sequence.attempt] = sequence
-        else:
-            self._settle_drop(sequence)
-
-    def _computes(self, sequence: Sequence) -> bool:
-        """Whether it is in the step under way."""
-        if self._flight is None or not sequence.running:
-            return False
-        batch = self._flight
-        if sequence.phase is Phase.DECODE:
-            return sequence in self._roster.decodes.sequences[: batch.decodes]
-        return any(item is sequence for item, _ in batch.chunks)
-
-    def _settle_drop(self, sequence: Sequence) -> None:
-        self._ending.pop((sequence.request_id, sequence.attempt), None)
-        self._end(sequence)
-        answer = Dropped(sequence.request_id, sequence.attempt)
-        self._outbox.extend([answer] * sequence.drop_answers)
-
-    def _end(self, sequence: Sequence) -> None:
-        """Part with a sequence that waits or runs, and with all it holds."""
-        ran = sequence.running
-        self._roster.remove(sequence)
-        give_back(sequence, self._pool)
-        self._forget(sequence, ran)
-
-    def _forget(self, sequence: Sequence, ran: bool) -> None:
-        """The name is free again; an engine that has heard of it is told with the next step."""
-        if self._latest.get(sequence.request_id) is sequence:
-            del self._latest[sequence.request_id]
-        if ran:
-            self._ended.append(sequence.request_id)
+        if not self._pool.news and not self._outbox:
+            return []
+        events = [*self._pool.drain_news(), *self._outbox]
+        self._outbox.clear()
+        return events
 
     # ------------------------------------------------------------ fetches
 
@@ -225,7 +155,7 @@ class Scheduler:
         if self._config.prompt_cache:
             publish_full(sequence, self._pool)
         if sequence.dropped:
-            self._settle_drop(sequence)
+            self._attempts.settle_drop(sequence)
         return self.drain_events()
 
     def fetch_failed(self, request_id: RequestId, attempt: int) -> list[WorkerEvent]:
@@ -235,9 +165,9 @@ class Scheduler:
         sequence = self._roster.fetching.pop(request_id, attempt)
         if sequence.dropped:
             self._roster.imports.push(sequence)
-            self._settle_drop(sequence)
+            self._attempts.settle_drop(sequence)
         else:
-            self._bounce(sequence, FETCH_FAILED)
+            self._attempts.bounce(sequence, FETCH_FAILED)
         return self.drain_events()
 
     def _fetch(self, sequence: Sequence, source: WorkerId) -> None:
@@ -256,12 +186,6 @@ class Scheduler:
         )
         self._roster.fetching.add(sequence, fetch)
 
-    def _bounce(self, sequence: Sequence, reason: str) -> None:
-        """Give back a sequence that is in no queue any more and that the engine has not heard of."""
-        give_back(sequence, self._pool)
-        self._forget(sequence, ran=False)
-        self._outbox.append(Bounced(request_id=sequence.request_id, attempt=sequence.attempt, reason=reason))
-
     # ------------------------------------------------------------ plan
 
     def plan(self) -> StepPlan | None:
@@ -271,14 +195,14 @@ class Scheduler:
         A sequence is admitted here: `PrefillStarted`, and for an import `DecodeStarted` with the bytes that
         this very step copies before its forward pass. Raises `Bug` while a step is under way.
         """
-        if self._flight is not None:
+        if self._attempts.flight is not None:
             raise Bug("a second step is planned while one is under way")
         batch = self._compose()
         return None if batch is None else self._to_plan(batch)
 
     def begin(self) -> StepShape | None:
         """`plan` for who has no engine: the same step, told by its sizes. It ends with `finish`."""
-        if self._flight is not None:
+        if self._attempts.flight is not None:
             raise Bug("a second step begins while one is under way")
         batch = self._compose()
         return None if batch is None else self._to_shape(batch)
@@ -292,13 +216,12 @@ class Scheduler:
             return None
         batch.step = self._planned_steps
         self._planned_steps += 1
-        self._flight = batch
+        self._attempts.flight = batch
         return batch
 
     def _announce(self, batch: Batch) -> None:
         for sequence, reason, ran in batch.bounced:
-            self._forget(sequence, ran)
-            self._outbox.append(Bounced(sequence.request_id, sequence.attempt, reason))
+            self._attempts.given_back(sequence, reason, ran)
         for sequence in batch.admitted:
             self._outbox.append(self._admission(sequence))
 
@@ -309,7 +232,7 @@ class Scheduler:
         return DecodeStarted(name, attempt, copied_bytes=sequence.copied_blocks * self._config.block_bytes)
 
     def _to_plan(self, batch: Batch) -> StepPlan:
-        ended, self._ended = self._ended, []
+        ended, self._attempts.ended = self._attempts.ended, []
         decodes = self._roster.decodes
         slices: list[Slice] = []
         for sequence in decodes.sequences[: batch.decodes]:
@@ -325,7 +248,7 @@ class Scheduler:
         )
 
     def _to_shape(self, batch: Batch) -> StepShape:
-        self._ended = []  # there is nobody to be told
+        self._attempts.ended = []  # there is nobody to be told
         decodes = self._roster.decodes
         context_tokens, left_out, imports = decodes.context_tokens, (), ()
         if batch.decodes < len(decodes.sequences):
@@ -344,7 +267,7 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult) -> StepOutcome:
         """Take in what the engine made of ``plan``. Raises `Bug` if it is not the step under way or a
         sampled token is missing."""
-        batch = self._land(plan.step)
+        batch = self._landing.land(plan.step)
         tokens: list[TokenOut] = []
         logprobs: list[PromptLogprobs] = []
         decodes = self._roster.decodes
@@ -358,15 +281,15 @@ class Scheduler:
             if reason is not None:
                 reasons[sequence] = reason
             tokens.append(token_out(sequence, sampled, reason))
-        self._end_round(batch, reasons)
+        self._landing.end_round(batch, reasons)
         for sequence, count in batch.chunks:
             start = sequence.computed
-            samples = self._advance(sequence, count)
+            samples = self._landing.advance(sequence, count)
             if not sequence.dropped:
                 logprobs += prompt_logprobs(sequence, start, result)
             if samples:
                 sampled = _sampled(sequence, result)
-                reason = self._take_first(sequence, sampled.token_id)
+                reason = self._landing.take_first(sequence, sampled.token_id)
                 tokens.append(token_out(sequence, sampled, reason))
         return StepOutcome(
             events=tuple(self.drain_events()), tokens=tuple(tokens), prompt_logprobs=tuple(logprobs)
@@ -376,103 +299,25 @@ class Scheduler:
         """`commit` for a step that `begin` began: everyone but the ``others`` samples ``token_id``, and
         nobody is given the tokens. Returns all pending events. Raises `Bug` if no step is under way, or if
         ``token_id`` would end a sequence (it may end one whose first token it is)."""
-        if self._flight is None:
+        if self._attempts.flight is None:
             raise Bug("a step is finished but none is under way")
-        batch = self._land(self._flight.step)
-        reasons: dict[Sequence, FinishReason] = {}
-        if batch.decodes:
-            self._roster.decodes.fill_with(token_id)
-            for request_id, other in others.items():
-                self._name_token(request_id, other, reasons)
-            self._end_round(batch, reasons)
-        for sequence, count in batch.chunks:
-            if self._advance(sequence, count):
-                self._take_first(sequence, others.get(sequence.request_id, token_id))
-        return self.drain_events()
-
-    def _name_token(
-        self, request_id: RequestId, token_id: TokenId, reasons: dict[Sequence, FinishReason]
-    ) -> None:
-        """A decode that samples something of its own."""
-        sequence = self._latest.get(request_id)
-        if sequence is None or not sequence.running or sequence.phase is Phase.PREFILL or sequence.dropped:
-            return
-        self._roster.decodes.catch_up(sequence)
-        reason = sequence.append(token_id)
-        if reason is not None:
-            reasons[sequence] = reason
-
-    def _land(self, step: int) -> Batch:
-        batch, self._flight = self._flight, None
-        if batch is None or batch.step != step:
-            raise Bug(f"step {step} is committed but not under way")
-        totals = self._totals
-        totals.steps += 1
-        totals.decode_steps += not batch.chunks
-        totals.decode_tokens += batch.decodes
-        return batch
-
-    def _end_round(self, batch: Batch, reasons: dict[Sequence, FinishReason]) -> None:
-        """Everyone who decoded has come one token further: publish what that filled (also of those dropped
-        meanwhile: the next turn may want it), then part with those for whom it was the last."""
-        if not batch.decodes:
-            return
         decodes = self._roster.decodes
-        over: list[Sequence] = []
-        if self._ending:
-            over = [item for item in self._ending.values() if item.running and item.phase is Phase.DECODE]
-        decodes.advance_some(batch.decodes)
-        for sequence in decodes.filled():
-            if self._config.prompt_cache:
-                publish_full(sequence, self._pool)
-        for sequence in decodes.ended():
-            reasons.setdefault(sequence, FinishReason.LENGTH)
-        if not over and not reasons:
-            return
-        over += [sequence for sequence in reasons if not sequence.dropped]
-        for sequence in sorted(over, key=by_order):
-            self._part(sequence, reasons)
-
-    def _part(self, sequence: Sequence, reasons: dict[Sequence, FinishReason]) -> None:
-        if sequence.dropped:
-            self._settle_drop(sequence)
-            return
-        self._end(sequence)
-        self._outbox.append(Finished(sequence.request_id, sequence.attempt, reasons[sequence]))
-
-    def _advance(self, sequence: Sequence, count: int) -> bool:
-        """The KV of a chunk is written: count it and publish what it filled (also if the sequence was dropped
-        meanwhile). Whether a token comes out of it."""
-        self._totals.prefill_tokens += count
-        sequence.computed += count
-        if self._config.prompt_cache:
-            publish_full(sequence, self._pool)
-        if sequence.dropped:
-            self._settle_drop(sequence)
-            return False
-        return not sequence.remaining
-
-    def _take_first(self, sequence: Sequence, token_id: TokenId) -> FinishReason | None:
-        """Append the first token and see what it means: the end, the hand-over, or going on."""
-        reason = sequence.append(token_id)
-        name, attempt = sequence.request_id, sequence.attempt
-        if reason is not None:
-            self._end(sequence)
-            self._outbox.append(Finished(name, attempt, reason))
-        elif sequence.export_lease is not None:
-            self._hand_over(sequence)
-        else:
-            self._roster.turn_to_decode(sequence)
-            self._outbox.append(DecodeStarted(name, attempt))
-        return reason
-
-    def _hand_over(self, sequence: Sequence) -> None:
-        block_ids = tuple(sequence.block_table)
-        export(sequence, self._pool)
-        self._end(sequence)
-        self._outbox.append(
-            PrefillDone(sequence.request_id, sequence.attempt, block_ids, computed_tokens=sequence.computed)
-        )
+        reasons: dict[Sequence, FinishReason] = {}
+        if self._attempts.flight.decodes:
+            decodes.fill_with(token_id)
+        for request_id, other in others.items():
+            sequence = self._attempts.decode_of(request_id)
+            if sequence is not None:
+                decodes.catch_up(sequence)
+                reason = sequence.append(other)
+                if reason is not None:
+                    reasons[sequence] = reason
+        batch = self._landing.land(self._attempts.flight.step)
+        self._landing.end_round(batch, reasons)
+        for sequence, count in batch.chunks:
+            if self._landing.advance(sequence, count):
+                self._landing.take_first(sequence, others.get(sequence.request_id, token_id))
+        return self.drain_events()
 
     # ------------------------------------------------------------ leap
 
@@ -480,7 +325,7 @@ class Scheduler:
         """What lies ahead if the next step, and perhaps many after it, only decodes; None if it does
         anything else. Who will not want more steps than ``at_most`` says so: looking less far costs less.
         Raises `Bug` while a step is under way."""
-        if self._flight is not None:
+        if self._attempts.flight is not None:
             raise Bug("a leap is asked for while a step is under way")
         self._ahead = self._leaper.steady(at_most)
         return self._ahead
@@ -489,7 +334,7 @@ class Scheduler:
         """Leave what ``steps`` rounds of plan and commit would leave if each sampled ``token_id`` for every
         sequence; nobody is given the tokens. Raises `Bug` for more steps than are `steady`."""
         steady = self._ahead
-        if steady is None or steps > steady.steps or self._flight is not None:
+        if steady is None or steps > steady.steps or self._attempts.flight is not None:
             steady = self.steady(max(steps, 1))
         if steps < 0 or steps > (steady.steps if steady else 0):
             raise Bug(f"a leap over {steps} steps, steady is {steady}")
@@ -497,17 +342,17 @@ class Scheduler:
             return
         self._leaper.leap(steps, token_id)
         self._ahead = None
-        self._ended = []  # the first of these steps would have told the engine
+        self._attempts.ended = []  # the first of these steps would have told the engine
         self._planned_steps += steps
-        self._totals.steps += steps
-        self._totals.decode_steps += steps
-        self._totals.decode_tokens += steps * steady.decodes
+        self._landing.totals.steps += steps
+        self._landing.totals.decode_steps += steps
+        self._landing.totals.decode_tokens += steps * steady.decodes
 
     # ------------------------------------------------------------ looking in
 
     def has_work(self) -> bool:
         """Whether any sequence waits, runs or is in the step under way."""
-        return bool(self._flight or self._roster.waiting or self._roster.running)
+        return bool(self._attempts.flight or self._roster.waiting or self._roster.running)
 
     @property
     def held_blocks(self) -> int:
@@ -516,10 +361,10 @@ class Scheduler:
 
     def stats(self) -> WorkerStats:
         """Load now and totals of tokens and steps; the seconds are left to who has a clock."""
-        pool, roster, totals = self._pool, self._roster, self._totals
+        pool, roster, totals = self._pool, self._roster, self._landing.totals
         return WorkerStats(
             steps=totals.steps,
-            busy=self._flight is not None or self._batcher.can_run(),
+            busy=self._attempts.flight is not None or self._batcher.can_run(),
             waiting=roster.waiting,
             running=roster.running,
             queued_tokens=roster.queued_tokens,
@@ -537,28 +382,8 @@ class Scheduler:
         """Raise `Bug` unless every block, reference and promise is accounted for."""
         promised = sum(sequence.reserved_blocks for sequence in [*self._promises, *self._roster])
         self._pool.check([sequence.own_blocks for sequence in self._roster], promised)
-        self._roster.decodes.check()
-        if self._roster.running > self._config.max_running:
-            raise Bug("too many sequences run")
-        for sequence in [*self._roster.prefilling, *self._roster.fetching.sequences.values()]:
-            self._check_blocks(sequence, sequence.computed)
-        for sequence in self._roster.decodes.sequences:
-            self._check_blocks(sequence, self._roster.decodes.computed(sequence))
-        for sequence in [*self._latest.values(), *self._ending.values()]:
-            if sequence not in list(self._roster):
-                raise Bug(f"{sequence.request_id} is known but neither waits nor runs")
-        waiting = sum(item.remaining for item in self._roster.prefills.sequences)
-        if waiting != self._roster.prefills.tokens:
-            raise Bug(f"{self._roster.prefills.tokens} waiting tokens are counted, {waiting} wait")
-
-    def _check_blocks(self, sequence: Sequence, computed: int) -> None:
-        """All computed tokens have a block, and the one written next is nobody else's."""
-        if sequence.capacity < computed:
-            raise Bug(f"{sequence.request_id} has computed more than its blocks hold")
-        to_write = sequence.block_table[computed // sequence.block_tokens :]
-        shared = [block for block in to_write if not self._pool.is_exclusive(block)]
-        if shared:
-            raise Bug(f"{sequence.request_id} would write into blocks {shared} that others see")
+        check_roster(self._roster, self._pool, self._config.max_running)
+        self._attempts.check()
 
 
 def _sampled(sequence: Sequence, result: StepResult) -> Sampled:
