@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from diptych.domain.cluster import ClusterSpec
+from diptych.planning.search.draws import Draw
 from diptych.planning.search.goodput import Goodput, Search, find_goodput
-from diptych.workload.record import Arrival
 
-Draws = dict[tuple[str, int], tuple[Arrival, ...]]
+Draws = dict[tuple[str, int], Draw]
 """Draws of every workload: (name, seed) → requests."""
 
 Progress = Callable[[str, int, int], None]
@@ -29,7 +29,6 @@ class Task:
     spec: ClusterSpec
     workload: str
     seed: int
-    block_tokens: int
     guess_rps: float
     search: Search
 
@@ -52,8 +51,7 @@ def _work(task: Task) -> Goodput:
 
 def run_task(task: Task, draws: Draws) -> Goodput:
     """The task in this process."""
-    arrivals = draws[task.workload, task.seed]
-    return find_goodput(task.spec, arrivals, task.block_tokens, task.guess_rps, task.search)
+    return find_goodput(task.spec, draws[task.workload, task.seed], task.guess_rps, task.search)
 
 
 class Crew:

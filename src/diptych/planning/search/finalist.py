@@ -63,15 +63,56 @@ class Finalist:
         return None if found is None else found.at
 
     @property
+    def above(self) -> Probe | None:
+        """The first seed's lowest probe that misses: it shows what gives way."""
+        found = next((found for _, found in sorted(self.by_seed.items())), None)
+        missed = [it for it in found.probes if it.attainment < found_share(found)] if found else []
+        return min(missed, key=lambda it: it.rate_rps, default=None)
+
+    @property
+    def binds(self) -> str:
+        """The resource that gives way just above the goodput; by closed forms if nothing was missed."""
+        probe = self.above
+        return self.candidate.estimate.binds if probe is None else binding(probe)
+
+    @property
     def ratio_to_estimate(self) -> float:
-        """Simulated over estimated: what scales the closed forms where nothing is simulated."""
+        """Simulated over estimated: what scales the closed forms where nothing is simulated. 0 for a candidate
+        that serves nothing in simulation."""
         estimate = self.candidate.estimate.rate_rps
-        return self.rate_rps / estimate if estimate > 0 and self.rate_rps > 0 else 1.0
+        return self.rate_rps / estimate if estimate > 0 else 1.0
 
     def per(self, unit: BudgetUnit) -> float | None:
         """Goodput over all of the candidate's hardware in ``unit``; None where a part's figure is unknown."""
         amount = self.candidate.amount(unit)
         return None if not amount else self.rate_rps / amount
+
+
+def found_share(found: Goodput) -> float:
+    """The least attainment that counted as good in a search."""
+    reached = [it.attainment for it in found.probes if found.at and it.rate_rps <= found.at.rate_rps]
+    return min(reached, default=1.0 + 1e-9)
+
+
+def binding(probe: Probe) -> str:
+    """What the misses of one simulation come from: the phase that is late, and what it waits for there."""
+    effects = probe.effects
+    fullest = max(probe.kv_peak.values(), default=0.0)
+    if probe.ttft_missed >= probe.tpot_missed:
+        waits_for_memory = effects.decode_wait_s > effects.queue_s or (
+            fullest > KV_FULL and not effects.handoff_s
+        )
+        return "decode KV" if waits_for_memory else "prefill FLOP"
+    if effects.handoff_s > max(LINK_NOTICED_S, effects.prefill_s / 2):
+        return "link"
+    return "decode bandwidth"
+
+
+KV_FULL = 0.985
+"""Peak share of KV blocks from which on a worker's memory counts as full."""
+
+LINK_NOTICED_S = 0.05
+"""A handoff that is exposed for longer is no longer the fixed residual of layer-wise sending."""
 
 
 def paired_ratio(one: Finalist, other: Finalist) -> Interval | None:

@@ -7,21 +7,32 @@ comes out is plain data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, gcd
 from statistics import fmean
 
 from diptych.domain.cluster import ClusterSpec
 from diptych.performance.steps import Chunk
 from diptych.planning.measure import Samples
-from diptych.planning.search.draws import at_rate
+from diptych.planning.search.draws import Draw
 from diptych.planning.simulate import RequestRecord, Simulation, SimulationResult
-from diptych.workload.record import Arrival, Workload
+from diptych.workload.record import Workload
 
 STEPS = ((0.02, 1.03), (0.05, 1.06), (0.15, 1.12), (0.4, 1.3), (1.0, 2.0))
 """How far the next rate lies while there is no bracket: (distance of the attainment from the share, factor).
 The
 attainment falls steeply near the goodput, so a small distance means a near crossing."""
+
+STAYS = 2.0
+"""Times that a request stays in the cluster, which a run lasts beside its measured span: warm-up and
+drain."""
+
+STRETCH = 4
+"""A fleet that cannot be cut into parts gets runs so many times longer than usual, and no more."""
+
+MOST_PROBES = 9
+"""Until there is a bracket: without one a search has found a bound and not a goodput."""
 
 LEAST_SHARE_OF_GUESS = 1 / 64
 """A cluster that misses its targets even at this share of the guessed rate serves nothing."""
@@ -47,6 +58,9 @@ class Probe:
 
     rate_rps: float
     attainment: float
+    ttft_missed: float
+    """Share of the requests whose first token was late, or never came."""
+    tpot_missed: float
     ttft_p50_s: float
     ttft_p90_s: float
     tpot_p50_s: float
@@ -60,6 +74,10 @@ class Probe:
     requests: int
     """Measured ones."""
     simulated: int
+    parts: int
+    """Equal parts of the fleet, one of which was simulated."""
+    settled: bool
+    """Whether the run was long enough for the rate."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +104,37 @@ class Search:
     """Probes of the same draw from an earlier, coarser search."""
 
 
-def find_goodput(
-    spec: ClusterSpec, arrivals: Sequence[Arrival], block_tokens: int, guess_rps: float, search: Search
-) -> Goodput:
-    """Bisection between a rate that is good and one that is not, begun at ``guess_rps``."""
-    return bisect_rate(lambda rate: probe(spec, arrivals, block_tokens, rate, search), guess_rps, search)
+def find_goodput(spec: ClusterSpec, draw: Draw, guess_rps: float, search: Search) -> Goodput:
+    """Bisection between a rate that is good and one that is not, begun at ``guess_rps``.
+
+    A run has to be longer than the time for which requests stay, so that large fleets would need very many
+    requests. A fleet of k equal parts is simulated as one part at 1/k of the rate where that saves it: the
+    queue of
+    a part is no shorter than that of the whole, so the goodput is not exaggerated.
+    """
+    parts = parts_of(spec, guess_rps, search)
+    part = one_part(spec, parts)
+    return bisect_rate(lambda rate: probe(part, draw, rate, parts, search), guess_rps, search)
+
+
+def requests_needed(rate_rps: float, search: Search) -> int:
+    """Of one simulation: a warm-up, a measured span, a drain."""
+    return search.least_requests + ceil(STAYS * rate_rps * search.stay_s)
+
+
+def parts_of(spec: ClusterSpec, rate_rps: float, search: Search) -> int:
+    """The least number of equal parts (1: the whole fleet) whose runs are short enough, or the most there
+    are."""
+    common = gcd(*(pool.workers for pool in spec.pools))
+    divisors = [k for k in range(1, common + 1) if common % k == 0]
+    short = (k for k in divisors if requests_needed(rate_rps / k, search) <= search.most_requests)
+    return next(short, divisors[-1])
+
+
+def one_part(spec: ClusterSpec, parts: int) -> ClusterSpec:
+    """One of ``parts`` equal parts of a fleet."""
+    pools = tuple(pool.model_copy(update={"workers": pool.workers // parts}) for pool in spec.pools)
+    return spec.model_copy(update={"pools": pools})
 
 
 def bisect_rate(run: Callable[[float], Probe], guess_rps: float, search: Search) -> Goodput:
@@ -102,7 +146,7 @@ def bisect_rate(run: Callable[[float], Probe], guess_rps: float, search: Search)
     low = max(good, key=lambda it: it.rate_rps, default=None)
     high = min(bad, key=lambda it: it.rate_rps, default=None)
     rate, last = guess_rps, 1.0
-    while len(probes) < search.most_probes:
+    while len(probes) < (search.most_probes if low is not None and high is not None else MOST_PROBES):
         if low is not None and high is not None:
             if high.rate_rps <= low.rate_rps * (1 + search.tolerance):
                 break
@@ -145,44 +189,50 @@ def _between(low: Probe, high: Probe, share: float) -> float:
 # ---------------------------------------------------------------- one simulation
 
 
-def probe(
-    spec: ClusterSpec, arrivals: Sequence[Arrival], block_tokens: int, rate_rps: float, search: Search
-) -> Probe:
-    """Simulate as many requests as a warm-up, a measured span and a drain need at this rate."""
-    wanted = search.least_requests + int(2.0 * rate_rps * search.stay_s)
-    count = max(search.least_requests, min(wanted, search.most_requests, len(arrivals)))
-    rows = at_rate(arrivals[:count], rate_rps)
-    load = Workload("draw", lambda: iter(rows), block_tokens, len(rows))
+def probe(spec: ClusterSpec, draw: Draw, rate_rps: float, parts: int, search: Search) -> Probe:
+    """Simulate as many requests as a warm-up, a measured span and a drain need at this rate (of the whole
+    fleet, of
+    which ``spec`` is one part)."""
+    needed = requests_needed(rate_rps / parts, search)
+    rows = draw.at_rate(rate_rps / parts, min(needed, STRETCH * search.most_requests))
+    load = Workload("draw", lambda: iter(rows), draw.block_tokens, len(rows))
     simulation = Simulation(spec, load, keep_requests=True)
     result = simulation.run()
     span_s = rows[-1].t_s
     begin_s = min(search.stay_s, 0.4 * span_s)
     end_s = span_s - min(0.5 * search.stay_s, 0.2 * span_s)
     seen = [record for record in result.records if begin_s <= record.arrival_s <= end_s]
-    return _summed(spec, simulation, result, seen or list(result.records), rate_rps)
+    settled = len(rows) >= 0.9 * needed
+    return _summed(simulation, result, seen or list(result.records), (rate_rps, parts, settled))
 
 
 def _summed(
-    spec: ClusterSpec,
     simulation: Simulation,
     result: SimulationResult,
     records: list[RequestRecord],
-    rate_rps: float,
+    run: tuple[float, int, bool],
 ) -> Probe:
+    spec = simulation.spec
+    rate_rps, parts, settled = run
     ttft, tpot = Samples(), Samples()
-    good = 0
+    good = late = slow = 0
     for record in records:
         if record.first_token_s is None or record.last_token_s is None or record.state != "finished":
+            late += 1
             continue
         first_s = record.first_token_s - record.arrival_s
         gap_s = (record.last_token_s - record.first_token_s) / max(1, record.output_tokens - 1)
         ttft.add(first_s)
         tpot.add(gap_s)
-        good += first_s <= (spec.slo.ttft_s or first_s) and gap_s <= (spec.slo.tpot_s or gap_s)
+        is_late = first_s > (spec.slo.ttft_s or first_s)
+        is_slow = gap_s > (spec.slo.tpot_s or gap_s)
+        late, slow, good = late + is_late, slow + is_slow, good + (not is_late and not is_slow)
     firsts, gaps = ttft.summary(), tpot.summary()
     return Probe(
         rate_rps=rate_rps,
-        attainment=good / len(records) if records else 0.0,
+        attainment=good / max(1, len(records)),
+        ttft_missed=late / max(1, len(records)),
+        tpot_missed=slow / max(1, len(records)),
         ttft_p50_s=firsts.p50 or 0.0,
         ttft_p90_s=firsts.p90 or 0.0,
         tpot_p50_s=gaps.p50 or 0.0,
@@ -190,10 +240,12 @@ def _summed(
         effects=_effects(simulation, records),
         utilisation={name: pool.utilisation for name, pool in result.pools.items()},
         kv_peak={name: pool.kv_peak_fraction for name, pool in result.pools.items()},
-        watts=_watts(result),
-        output_tokens_per_s=result.output_tokens_per_s,
+        watts=_watts(result, parts),
+        output_tokens_per_s=result.output_tokens_per_s * parts,
         requests=len(records),
         simulated=result.requests,
+        parts=parts,
+        settled=settled,
     )
 
 
@@ -222,8 +274,8 @@ def _effects(simulation: Simulation, records: list[RequestRecord]) -> Effects:
     return Effects(fmean(waits), fmean(queues), fmean(alone), fmean(handoffs))
 
 
-def _watts(result: SimulationResult) -> float | None:
+def _watts(result: SimulationResult, parts: int) -> float | None:
     joules = [pool.energy_j for pool in result.pools.values()]
     if result.makespan_s <= 0 or any(item is None for item in joules):
         return None
-    return sum(item for item in joules if item is not None) / result.makespan_s
+    return parts * sum(item for item in joules if item is not None) / result.makespan_s

@@ -18,7 +18,7 @@ from diptych.planning.search.draws import LESS_DECODE, MORE_DECODE, MORE_PREFILL
 from diptych.planning.search.engine import Engine
 from diptych.planning.search.finalist import Finalist
 from diptych.planning.search.floors import Floors, check_budget, check_floors, floors
-from diptych.planning.search.goodput import Goodput, Search
+from diptych.planning.search.goodput import STRETCH, Goodput, Search
 from diptych.planning.search.pareto import Point, fronts
 from diptych.planning.search.regret import (
     Regret,
@@ -99,7 +99,6 @@ class _Planner:
     inquiry: Inquiry
     draws: Draws = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
-    blocks: dict[str, int] = field(default_factory=dict)
     requests: int = 0
 
     def plan(self, progress: Progress) -> Plan:
@@ -157,10 +156,11 @@ class _Planner:
 
     def _draw(self, columns: Sequence[Traffic], seeds: int) -> None:
         for traffic in columns:
-            self.blocks[traffic.name] = traffic.block_tokens
             for seed in range(seeds):
-                self.draws[traffic.name, seed] = traffic.draw(seed, self.inquiry.effort.most_requests)
-            self.shapes[traffic.name] = shape_of(self.draws[traffic.name, 0], traffic.block_tokens)
+                self.draws[traffic.name, seed] = traffic.draw(
+                    seed, STRETCH * self.inquiry.effort.most_requests
+                )
+            self.shapes[traffic.name] = shape_of(self.draws[traffic.name, 0])
 
     def _question(self, shape: Shape) -> Question:
         ask = self.inquiry
@@ -168,7 +168,7 @@ class _Planner:
 
     def _serving(self, shape: Shape) -> Serving:
         ask = self.inquiry
-        shares = any(row.hash_ids for row in self.draws[ask.traffic.name, 0])
+        shares = any(row.hash_ids for row in self.draws[ask.traffic.name, 0].arrivals)
         if shares:
             block = min(ask.traffic.block_tokens, 512)
         else:
@@ -183,7 +183,7 @@ class _Planner:
         keep = self.inquiry.effort.finalists
         unsplit, splits = bounds.unsplit(), bounds.splits()
         hybrids = bounds.hybrids(splits[:keep])
-        chosen = _varied(unsplit, keep) + _varied(splits, keep) + _varied(hybrids, keep)
+        chosen = _varied(unsplit, keep) + _varied(splits, keep) + _varied(hybrids, max(1, keep - 1))
         for split in _varied(splits, 1):
             if len({pool.engine.chip for pool in split.pools}) > 1:
                 chosen.append(bounds.unsplit_hardware(split))
@@ -234,7 +234,7 @@ class _Planner:
         ask = self.inquiry
         guesses: dict[tuple[str, int], float] = {}
         for seed in range(ask.effort.seeds):
-            shape = shape_of(self.draws[ask.traffic.name, seed], ask.traffic.block_tokens)
+            shape = shape_of(self.draws[ask.traffic.name, seed])
             drawn = Bounds(bounds.engines, self._question(shape))
             for it in chosen:
                 before = bounds.estimate(it.candidate).rate_rps
@@ -265,7 +265,7 @@ class _Planner:
             stay_s=stay_s,
             seen=before.probes if before is not None else (),
         )
-        return Task(cluster_of(candidate, serving), workload, seed, self.blocks[workload], guess, search)
+        return Task(cluster_of(candidate, serving), workload, seed, guess, search)
 
     def _count(self, found: Sequence[Goodput]) -> None:
         self.requests += sum(probe.simulated for goodput in found for probe in goodput.probes)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from diptych.domain.errors import SpecError
+from diptych.planning.search.draws import Draw
 from diptych.workload.record import Arrival
 
 ROWS = 64
@@ -52,11 +52,9 @@ class Shape:
         return 1.0 - self.new_tokens / self.input_tokens
 
 
-def shape_of(arrivals: Sequence[Arrival], block_tokens: int) -> Shape:
-    """The shape of these requests. Raises `SpecError` if there are none."""
-    if not arrivals:
-        raise SpecError("--workload: there is no request in it")
-    rows = _rows(arrivals, block_tokens)
+def shape_of(draw: Draw) -> Shape:
+    """The shape of these requests."""
+    rows = _rows(draw.arrivals, draw.block_tokens)
     outputs = fmean(row.output_tokens for row in rows)
     weights = [float(row.output_tokens) for row in rows]
     total = sum(weights)
@@ -65,8 +63,8 @@ def shape_of(arrivals: Sequence[Arrival], block_tokens: int) -> Shape:
     second = sum(w * h * h for w, h in zip(weights, held, strict=True)) / total
     return Shape(
         rows=_quantiles(rows),
-        rate_rps=_rate(arrivals),
-        burstiness=_burstiness(arrivals),
+        rate_rps=draw.rate_rps,
+        burstiness=1.0 if draw.sessions else _burstiness([offer.start_s for offer in draw.offers]),
         input_tokens=fmean(row.new_tokens + row.cached_tokens for row in rows),
         output_tokens=outputs,
         new_tokens=fmean(row.new_tokens for row in rows),
@@ -104,13 +102,9 @@ def _quantiles(rows: list[Row]) -> tuple[Row, ...]:
     return tuple(ordered[(2 * i + 1) * len(ordered) // (2 * ROWS)] for i in range(ROWS))
 
 
-def _rate(arrivals: Sequence[Arrival]) -> float:
-    span_s = arrivals[-1].t_s - arrivals[0].t_s
-    return (len(arrivals) - 1) / span_s if span_s > 0 else 1.0
-
-
-def _burstiness(arrivals: Sequence[Arrival]) -> float:
-    gaps = [b.t_s - a.t_s for a, b in pairwise(arrivals)]
+def _burstiness(times_s: Sequence[float]) -> float:
+    """Many sessions together are taken for Poisson."""
+    gaps = [b - a for a, b in pairwise(times_s)]
     mean = fmean(gaps) if gaps else 0.0
     if mean <= 0:
         return 1.0

@@ -83,13 +83,13 @@ class Effort:
 
     seeds: int = 3
     """Independent draws of the workload, for the confidence intervals."""
-    most_requests: int = 600
+    most_requests: int = 800
     """Of one simulation."""
-    least_requests: int = 200
-    tolerance: float = 0.08
+    least_requests: int = 250
+    tolerance: float = 0.06
     """Width of the bracket in which a goodput is read off a straight line."""
-    finalists: int = 2
-    """Simulated candidates of each kind (unsplit, split, hybrid)."""
+    finalists: int = 3
+    """Simulated candidates of each kind (unsplit, split; one hybrid less)."""
     processes: int = 2
     regret: bool = True
 

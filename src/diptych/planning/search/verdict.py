@@ -17,6 +17,10 @@ WORTHWHILE = 1.02
 """A split whose gain is surely below this is not worth two pools and a link."""
 
 
+LARGE = 1.10
+"""A mean gain of a hybrid that is not waved aside although its interval holds 1."""
+
+
 @dataclass(frozen=True)
 class Leaders:
     """The best finalist of each kind, by simulation over all seeds."""
@@ -63,43 +67,59 @@ def decide(leaders: Leaders) -> Verdict:
     rivals = [it for it in (leaders.split, leaders.hybrid) if it is not None and it.rate_rps > 0]
     if not rivals:
         return _no_rival(leaders)
-    rival = _rival(rivals)
+    rival, decision = _settle(leaders, base, rivals)
     ratio = paired_ratio(rival, base)
-    decision = _decision(rival, ratio)
-    chosen = (
-        base if decision == "do not split" else rival if decision != "undecided" else _better(rival, base)
-    )
+    chosen = rival if decision in ("split", "hybrid") else base
+    if decision == "undecided":
+        chosen = _better(rival, base)
     units: tuple[BudgetUnit, ...] = ("devices", "watts", "money")
     return Verdict(
         decision=decision,
         words=_words(decision, rival, base, ratio),
         ratio=ratio,
-        binds=chosen.candidate.estimate.binds,
-        reason=_reason(rival, base),
+        binds=chosen.binds,
+        reason=_reason(leaders, rival, base),
         gains={unit: gain(rival, base, unit) for unit in units},
         chosen=chosen,
     )
 
 
-def _rival(rivals: list[Finalist]) -> Finalist:
-    """The best; of a split and a hybrid that cannot be told apart the split, which is simpler."""
+def _settle(leaders: Leaders, base: Finalist, rivals: list[Finalist]) -> tuple[Finalist, Decision]:
+    """The simplest answer that the intervals allow: a split rather than a hybrid, and neither rather than
+    one of
+    them. A hybrid has to be surely better than both; a split surely better than the baseline."""
     best = max(rivals, key=lambda it: it.rate_rps)
-    split = next((it for it in rivals if it.candidate.kind == "split"), None)
-    if split is None or split is best:
-        return best
-    ratio = paired_ratio(best, split)
-    return split if ratio is not None and (ratio.low is None or ratio.low <= 1.0) else best
+    split, hybrid = leaders.split, leaders.hybrid
+    if hybrid is not None and hybrid in rivals and _surely(hybrid, base):
+        if split is None or split not in rivals or _surely(hybrid, split) or not _surely(split, base):
+            return hybrid, "hybrid"
+        return split, "split"
+    if split is None or split not in rivals:
+        return best, "undecided" if _may(best, base, LARGE) else "do not split"
+    if _surely(split, base):
+        return split, "split"
+    if _may(split, base, WORTHWHILE):
+        return split, "undecided"
+    if best is not split and _may(best, base, LARGE):
+        return best, "undecided"
+    return split, "do not split"
 
 
-def _decision(rival: Finalist, ratio: Interval | None) -> Decision:
-    kind: Decision = "hybrid" if rival.candidate.kind == "hybrid" else "split"
-    if ratio is None or ratio.low is None or ratio.high is None:
-        return kind  # the baseline serves nothing within the targets
-    if ratio.low > 1.0 and ratio.mean >= WORTHWHILE:
-        return kind
-    if ratio.high < 1.0 or (ratio.mean < 1.0 and ratio.high < WORTHWHILE) or ratio.high < WORTHWHILE:
-        return "do not split"
-    return "undecided"
+def _surely(one: Finalist, other: Finalist) -> bool:
+    """Better by more than is worth it on average, and better within the whole interval."""
+    ratio = paired_ratio(one, other)
+    if ratio is None or ratio.low is None:
+        return one.rate_rps > other.rate_rps  # the other serves nothing within the targets
+    return ratio.low > 1.0 and ratio.mean >= WORTHWHILE
+
+
+def _may(one: Finalist, other: Finalist, least: float) -> bool:
+    """Whether the interval reaches as far as ``least``, and for a hybrid's large gain its mean."""
+    ratio = paired_ratio(one, other)
+    if ratio is None or ratio.high is None:
+        return one.rate_rps > other.rate_rps
+    reach = ratio.mean if least == LARGE else ratio.high
+    return reach >= least
 
 
 def _better(one: Finalist, other: Finalist) -> Finalist:
@@ -114,8 +134,8 @@ def _no_rival(leaders: Leaders) -> Verdict:
     )
     reason = "no pair of pools fits the budget, or no path between them is known"
     if leaders.split is not None:
-        reason = f"the best split stops at 0: {leaders.split.candidate.estimate.binds}"
-    return Verdict("do not split", words, None, base.candidate.estimate.binds, reason, {}, base)
+        reason = f"the best split, {leaders.split.candidate.name}, serves nothing: {_wait(leaders.split)}"
+    return Verdict("do not split", words, None, base.binds, reason, {}, base)
 
 
 def _words(decision: Decision, rival: Finalist, base: Finalist, ratio: Interval | None) -> str:
@@ -139,11 +159,28 @@ def _rate(finalist: Finalist) -> str:
     return f"{found.mean:.3g} ({max(0.0, found.low):.3g}–{found.high:.3g})"
 
 
-def _reason(rival: Finalist, base: Finalist) -> str:
+def _reason(leaders: Leaders, rival: Finalist, base: Finalist) -> str:
     """What binds on either side, with the use that shows it."""
-    return (
-        f"the {rival.candidate.kind} is bound by {rival.candidate.estimate.binds}{_use(rival)}; the unsplit "
-        f"baseline by {base.candidate.estimate.binds}{_use(base)}"
+    parts = [f"the {rival.candidate.kind} is bound by {_wait(rival)}{_use(rival)}"]
+    split = leaders.split
+    if split is not None and split is not rival:
+        parts.append(
+            f"a plain split ({split.candidate.name}) serves {split.rate_rps:.3g}, bound by {_wait(split)}"
+        )
+    parts.append(f"the unsplit baseline is bound by {_wait(base)}{_use(base)}")
+    return "; ".join(parts)
+
+
+def _wait(finalist: Finalist) -> str:
+    """The binding resource, and the share of TTFT spent waiting for decode memory where that is large."""
+    probe = finalist.above
+    if probe is None:
+        return finalist.binds
+    effects = probe.effects
+    total_s = effects.decode_wait_s + effects.queue_s + effects.prefill_s
+    share = effects.decode_wait_s / total_s if total_s > 0 else 0.0
+    return f"{finalist.binds}" + (
+        f", {share:.0%} of its TTFT is waiting for decode KV" if share > 0.2 else ""
     )
 
 
