@@ -53,13 +53,13 @@ MICROSECOND = 1e-6
 EXTRA_ENGINE = 0.10
 """Relative error added for an engine that was never measured. Rows of an engine left out of the fit are
 predicted
-within 13.9 % (2026-11-21; SGLang's, the worst, within 20 %) against 11.0 % for a left-out group:
+within 13.9 % (2026-11-21; SGLang's, the worst, within 20 %) against 10.8 % for a left-out group:
 `python -m diptych.planning.fit --leave engine`."""
 
 EXTRA_GENERATION = 0.10
 """Relative error added for a chip of a generation that was never measured ([E]). A left-out chip of a
 measured one
-costs little: 11.2 % (`--leave chip`), an architecture 11.5 % (`--leave architecture`)."""
+costs little: 11.0 % (`--leave chip`), an architecture 11.4 % (`--leave architecture`)."""
 
 
 class Constant(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,8 +44,8 @@ VISIBLE_BYTES = {
 }
 """What `nvidia-smi` shows, where the sheet's GB are binary ones: H100, A100 and L40S
 modal-labs/modal-client#2797, B200 NVIDIA/TensorRT-LLM#10278 (pytorch/ao#4002: 178.35 GiB), H20
-NVIDIA/nvtrust#128; H200 not cited, [E] (the catalogue's source takes 141 GiB); read 2026-11. DeepSeek-V3 in fp8 was measured on four
-B200, which 180e9 bytes would rule out."""
+NVIDIA/nvtrust#128; H200 not cited, [E] (the catalogue's source takes 141 GiB); read 2026-11. DeepSeek-V3 in
+fp8 was measured on four B200, which 180e9 bytes would rule out."""
 
 ASSUMED_LINK = 64e9
 """Bytes/s of a link that nobody publishes: PCIe 5 x16, one direction ([E])."""
