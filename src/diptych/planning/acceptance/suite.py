@@ -44,6 +44,7 @@ PIECES: tuple[Piece, ...] = (
     Piece("T1", "prfaas"),
     Piece("T2", "distserve_closed", cpu_s=2),
     Piece("T3", "distserve_goodput", cpu_s=18),
+    Piece("T3", "plane_distserve", cpu_s=150),
     *(Piece("T4", "regimes", "rows_for", index, cpu_s=15) for index in range(8)),
     Piece("T5", "fleet_tables", "medians"),
     Piece("T5", "fleet_tables", "budgets"),
@@ -51,27 +52,32 @@ PIECES: tuple[Piece, ...] = (
     Piece("T5", "splitwise_fleet", "mixed", cpu_s=7),
     Piece("T5", "splitwise_fleet", "a100", cpu_s=19),
     Piece("T5", "splitwise_fleet", "published_lookup", cpu_s=12),
+    *(Piece("T5", "plane_machines", "rows_for", index, cpu_s=50) for index in range(2)),
     Piece("T6", "fleet_tables", "caps"),
-    Piece("T7", "others", "silicon", cpu_s=60),
+    Piece("T7", "others", "silicon_shipped", cpu_s=10),
+    Piece("T7", "others", "silicon_left_out", cpu_s=60),
     Piece("T8", "vllm_runs"),
+    Piece("T8", "plane_vllm", cpu_s=2),
     Piece("T9", "prefix"),
     Piece("T10", "ordering", cpu_s=3),
+    Piece("T10", "plane_ordering", cpu_s=22),
     Piece("T11", "fleet_tables", "stranding"),
     Piece("T12", "others", "ratios"),
-    Piece("T12", "others", "claims"),
     Piece("T13", "coder", "constants"),
-    *(Piece("T13", "coder", "rows_at", index, cpu_s=25) for index in range(3)),
+    *(Piece("T13", "coder", "rows_at", index, cpu_s=40) for index in range(3)),
+    *(Piece("T13", "plane_coder", "rows_at", index, cpu_s=20) for index in range(3)),
+    Piece("§12", "others", "motivating"),
 )
 
 
-def tests() -> list[str]:
+def names() -> list[str]:
     """Names of all tests, in order."""
     return sorted({piece.test for piece in PIECES}, key=_number)
 
 
 def chosen(only: Sequence[str]) -> list[Piece]:
     """The pieces of these tests; all for an empty choice. Raises `SpecError` for a name that is none."""
-    known = tests()
+    known = names()
     if wrong := [name for name in only if name not in known]:
         raise SpecError(f"--only: {wrong[0]} is no test; the tests are {', '.join(known)}")
     return [piece for piece in PIECES if not only or piece.test in only]
@@ -97,5 +103,6 @@ def in_order(results: Sequence[tuple[Piece, list[Row]]]) -> list[Row]:
     return [row for piece in ordered for row in by_piece.get(piece, [])]
 
 
-def _number(test: str) -> int:
-    return int(test.removeprefix("T"))
+def _number(test: str) -> tuple[bool, int]:
+    """T1 … T13, then the sections."""
+    return (test.startswith("§"), int(test.lstrip("T§")))
