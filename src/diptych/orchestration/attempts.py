@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TypeAlias
 
 from diptych.domain.commands import DropWork, FinishWork
 from diptych.domain.ids import LeaseId, RequestId, WorkerId
@@ -37,11 +37,8 @@ class After(StrEnum):
     """A stop string was found."""
 
 
-class AttemptKey(NamedTuple):
-    """The name of an attempt."""
-
-    request_id: RequestId
-    number: int
+AttemptKey: TypeAlias = tuple[RequestId, int]
+"""The name of an attempt: its request's, and its number."""
 
 
 class Attempt:
@@ -52,7 +49,6 @@ class Attempt:
         "asked",
         "computed_tokens",
         "decode",
-        "export_lease",
         "handed_blocks",
         "holds",
         "job",
@@ -74,11 +70,9 @@ class Attempt:
         self.number = number
         self.pair = pair
         self.work: Work = job.work(number, pair.block_tokens)
-        self.key = AttemptKey(job.request_id, number)
+        self.key: AttemptKey = (job.request_id, number)
         self.timer = TimerKey(Timer.ATTEMPT, job.request_id, number)
         """The deadline of its present stage."""
-        self.export_lease = LeaseId(f"{job.request_id}#{number}")
-        """The lease into which its prefill turns its blocks."""
         self.prefill = pair.prefill.ref
         """Who computes the prompt."""
         self.decode = pair.decode.ref
@@ -97,6 +91,11 @@ class Attempt:
         self.computed_tokens = 0
         self.after: After | None = None
         """Set when it is closed."""
+
+    @property
+    def export_lease(self) -> LeaseId:
+        """The lease into which its prefill turns its blocks."""
+        return LeaseId(f"{self.key[0]}#{self.number}")
 
     @property
     def prefill_s(self) -> float:
@@ -133,7 +132,7 @@ class Attempts:
         self._leases = leases
         self._timers = timers
         self._outbox = outbox
-        self._attempts: dict[tuple[RequestId, int], Attempt] = {}
+        self._attempts: dict[AttemptKey, Attempt] = {}
         self._by_lease: dict[LeaseId, AttemptKey] = {}
         self.on_over: Callable[[Attempt, float], None] = _nothing
         """Called with an attempt that closed with `After.REQUEUE` or `After.FINISH`, once it is over."""
@@ -147,9 +146,9 @@ class Attempts:
         job.attempt = job.attempts
         attempt = Attempt(job, job.attempts, pair)
         self._attempts[attempt.key] = attempt
-        self.charge(attempt, pair.prefill.worker_id, pair.prefill_hold())
+        self._charge(attempt, pair.prefill.worker_id, pair.prefill_hold())
         if pair.split:
-            self.charge(attempt, pair.decode.worker_id, pair.decode_hold())
+            self._charge(attempt, pair.decode.worker_id, pair.decode_hold())
         return attempt
 
     def get(self, request_id: RequestId, number: int | None) -> Attempt | None:
@@ -169,11 +168,10 @@ class Attempts:
         key = self._by_lease.get(lease_id)
         return None if key is None else self._attempts.get(key)
 
-    def charge(self, attempt: Attempt, worker_id: WorkerId, hold: Hold) -> None:
+    def recharge(self, attempt: Attempt, worker_id: WorkerId, hold: Hold) -> None:
         """Replace what the attempt holds at a worker."""
         self.discharge(attempt, worker_id)
-        attempt.holds[worker_id] = hold
-        self._ledger.hold(worker_id, hold)
+        self._charge(attempt, worker_id, hold)
 
     def discharge(self, attempt: Attempt, worker_id: WorkerId) -> None:
         """It holds nothing there any more: who refused may have room now."""
@@ -220,6 +218,10 @@ class Attempts:
         attempt.present.pop(worker_id, None)
         self.discharge(attempt, worker_id)
         self._end_if_alone(attempt, now_s)
+
+    def _charge(self, attempt: Attempt, worker_id: WorkerId, hold: Hold) -> None:
+        attempt.holds[worker_id] = hold
+        self._ledger.hold(worker_id, hold)
 
     def _end_if_alone(self, attempt: Attempt, now_s: float) -> None:
         if attempt.after is None or attempt.present or attempt.key not in self._attempts:

@@ -12,7 +12,7 @@ from diptych.domain.cluster import SloSpec
 from diptych.domain.ids import WorkerId
 from diptych.domain.report import DecodeView, PrefillView, SplitView
 from diptych.orchestration.hits import Hits
-from diptych.orchestration.scorers import closeness, total
+from diptych.orchestration.scorers import total
 from diptych.orchestration.seats import Seat
 
 Cell: TypeAlias = tuple[float, float, float, float, Seat, Seat, Hits]
@@ -24,13 +24,16 @@ PrefillSight: TypeAlias = tuple[PrefillView, Seat, Hits]
 DecodeSight: TypeAlias = tuple[DecodeView, Seat]
 
 
+FEW_PAIRS = 8
+"""So many are scored sooner than thinned out."""
+
+
 class SplitSight:
     """Prefill workers and decode workers that can take a request, each with any of the other side."""
 
-    __slots__ = ("decode", "instead", "prefill", "streamed", "view")
+    __slots__ = ("decode", "instead", "prefill", "view")
 
-    def __init__(self, streamed: bool) -> None:
-        self.streamed = streamed
+    def __init__(self) -> None:
         self.prefill: list[PrefillSight] = []
         self.decode: list[DecodeSight] = []
         self.instead: dict[tuple[WorkerId, WorkerId], tuple[PrefillView, Hits]] = {}
@@ -44,10 +47,12 @@ class SplitSight:
         return len(self.prefill) * len(self.decode) - not_fit
 
     def cells(self) -> list[Cell]:
-        """All pairs that can be the best one."""
+        """Pairs, the best one among them."""
         cells: list[Cell] = []
-        decode = self._decode_worth_it()
-        for view, seat, hits in self._prefill_worth_it():
+        prefill, decode = self.prefill, self.decode
+        if len(prefill) * len(decode) > FEW_PAIRS:
+            prefill, decode = self._prefill_worth_it(), self._decode_worth_it()
+        for view, seat, hits in prefill:
             for other, partner in decode:
                 one, used = view, hits
                 if self.instead:
@@ -104,7 +109,9 @@ def choose(cells: Sequence[Cell], slo: SloSpec) -> Choice:
     best, best_score = cells[0], -1.0
     for cell in cells:
         ttft_s, tpot_s, room, own_share, prefill, decode, _ = cell
-        score = total(closeness(ttft_s, wanted_ttft_s), closeness(tpot_s, wanted_tpot_s), room, own_share)
+        ttft = 1.0 if ttft_s <= wanted_ttft_s else wanted_ttft_s / ttft_s  # `closeness`, without the call
+        tpot = 1.0 if tpot_s <= wanted_tpot_s else wanted_tpot_s / tpot_s
+        score = total(ttft, tpot, room, own_share)
         if score > best_score or (
             score == best_score
             and (prefill.worker_id, decode.worker_id) < (best[4].worker_id, best[5].worker_id)

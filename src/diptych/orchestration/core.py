@@ -59,6 +59,18 @@ AttemptEvent: TypeAlias = (
 )
 """What a worker says of one attempt."""
 
+OtherEvent: TypeAlias = (
+    RequestArrived
+    | ClientGone
+    | StopMatched
+    | WorkerJoined
+    | WorkerLostEvent
+    | Heartbeat
+    | Tick
+    | HeadResumed
+)
+"""All but what workers say."""
+
 
 class Orchestrator:
     """The whole cluster's decisions. `handle` is the only way in; every command of its answer is to be
@@ -93,15 +105,21 @@ class Orchestrator:
         have ended are ignored. Raises `Bug` for a second `RequestArrived` of a request that has not ended,
         and for a move that the lifecycle does not hold.
         """
-        self._registry.note_absence(now_s)
-        self._dispatch(event, now_s)
-        fired = self._fire(now_s)  # afterwards: whom we have just heard is not silent
-        if len(self._queue) and (fired or _may_make_room(event)):
+        if isinstance(event, WorkerSaid):
+            tries = self._said(event, now_s)
+        else:
+            self._dispatch(event, now_s)
+            tries = True
+        if self._timers.earliest_s <= now_s:
+            tries = self._fire(now_s) or tries  # afterwards: whom we have just heard is not silent
+        if tries and self._queue.order:
             self._placing.place_waiting(now_s)
         if isinstance(event, RequestArrived):
             self._shed(event.request.request_id, now_s)
-        self._faults.watch_absence()
-        self._wish(event)
+        if self._registry.none_since_s is not None:
+            self._faults.watch_absence()
+        if self._timers.earliest_s < self._wish_s:
+            self._wish()
         return self._outbox.take()
 
     def adopted_leases(self, worker_id: WorkerId) -> dict[LeaseId, tuple[BlockId, ...]]:
@@ -149,16 +167,15 @@ class Orchestrator:
             fired = True
         return fired
 
-    def _dispatch(self, event: Event, now_s: float) -> None:
-        match event:  # the most frequent first
-            case WorkerSaid():
-                self._said(event, now_s)
+    def _dispatch(self, event: OtherEvent, now_s: float) -> None:
+        self._registry.note_absence(now_s)
+        match event:
             case RequestArrived():
                 self._arrived(event, now_s)
             case Heartbeat():
                 self._heartbeat(event, now_s)
             case Tick():
-                pass
+                self._wish_s = inf
             case ClientGone():
                 self._client_gone(event.request_id, now_s)
             case StopMatched():
@@ -184,7 +201,7 @@ class Orchestrator:
         if (error := self._admission.never_fits(job)) is not None:
             self._endings.reject(job, error, now_s)
         else:
-            self._endings.wait(job, now_s)
+            self._placing.welcome(job, now_s)
 
     def _shed(self, request_id: RequestId, now_s: float) -> None:
         """The newcomer that found no place is turned away if too many wait; nobody who was let in ever is."""
@@ -226,23 +243,27 @@ class Orchestrator:
             self._registry.report(worker, event.stats, now_s)
             self._cost.observe(worker.worker_id, event.stats)
 
-    def _said(self, said: WorkerSaid, now_s: float) -> None:
+    def _said(self, said: WorkerSaid, now_s: float) -> bool:
+        """Whether a request that could not be placed before may have a place now."""
         worker = self._registry.living(said.worker_id, said.incarnation)
         if worker is None:
-            return
+            return True
         worker.heard_s = now_s
         event = said.event
         match event:
             case BlocksCached():
                 self._index.cached(worker.info.domain_id, worker.worker_id, event.hashes, event.block_ids)
+                return False
             case BlocksEvicted():
                 self._index.evicted(worker.info.domain_id, worker.worker_id, event.hashes)
+                return False
             case Leased():
                 self._placing.leased(event, now_s)
             case _:
                 attempt = self._attempts.get(event.request_id, event.attempt)
                 if attempt is not None and said.worker_id in attempt.present:
                     self._said_of_attempt(attempt, said, event, now_s)
+        return not isinstance(event, PrefillStarted)
 
     def _said_of_attempt(self, attempt: Attempt, said: WorkerSaid, event: AttemptEvent, now_s: float) -> None:
         match event:  # in the order of an undisturbed life
@@ -265,15 +286,12 @@ class Orchestrator:
             case _:
                 assert_never(event)
 
-    def _wish(self, event: Event) -> None:
+    def _wish(self) -> None:
         """Ask to be called at the next deadline, unless that or an earlier call is on its way."""
-        if isinstance(event, Tick):
-            self._wish_s = inf
-        if self._timers.earliest_s < self._wish_s:
-            next_s = self._timers.next_s()
-            if next_s is not None and next_s < self._wish_s:
-                self._wish_s = next_s
-                self._outbox.add(WakeAt(next_s))
+        next_s = self._timers.next_s()
+        if next_s is not None and next_s < self._wish_s:
+            self._wish_s = next_s
+            self._outbox.add(WakeAt(next_s))
 
     def _view(self, info: WorkerInfo) -> WorkerView:
         worker: Worker | None = self._registry.get(info.worker_id)
@@ -288,9 +306,3 @@ class Orchestrator:
             promised_blocks=len(account.pins) + account.blocks,
             cached_blocks=self._index.owned_blocks(info.worker_id),
         )
-
-
-def _may_make_room(event: Event) -> bool:
-    """Whether a request that could not be placed before may have a place now."""
-    told = event.event if isinstance(event, WorkerSaid) else None
-    return not isinstance(told, BlocksCached | BlocksEvicted | PrefillStarted)

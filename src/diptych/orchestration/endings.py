@@ -80,7 +80,7 @@ class Endings:
     def finish(self, job: Job, reason: FinishReason, last_token_s: float) -> None:
         """Its output is complete."""
         job.moments.mark(Moment.LAST_TOKEN, last_token_s)
-        self._end(job, Trigger.DONE, _Outcome(finish_reason=reason), last_token_s)
+        self._end(job, Trigger.DONE, _Outcome(reason), last_token_s)
 
     def abort(self, job: Job, now_s: float) -> None:
         """Its client has gone."""
@@ -105,7 +105,7 @@ class Endings:
 
     def _end(self, job: Job, trigger: Trigger, outcome: _Outcome, now_s: float) -> None:
         job.move(trigger)
-        if job.request_id in self._queue:
+        if job.request_id in self._queue.jobs:
             self.stop_waiting(job)
         del self.jobs[job.request_id]
         self.ended[job.state] = self.ended.get(job.state, 0) + 1

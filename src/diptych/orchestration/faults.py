@@ -76,10 +76,9 @@ class Faults:
                 assert_never(key.timer)
 
     def watch_absence(self) -> None:
-        """While nobody lives to do the work, the next request to give up sets the alarm."""
-        if self._registry.none_since_s is None or not len(self._queue):
-            self._timers.cancel(NO_WORKER)
-        elif NO_WORKER not in self._timers:
+        """While nobody lives to do the work, the next request to give up sets the alarm. One that comes too
+        soon, or for nothing, does no harm."""
+        if len(self._queue) and NO_WORKER not in self._timers:
             self._timers.set(NO_WORKER, min(self._hopeless_at_s(job.queued_s) for job in self._queue))
 
     def _bereave(self, attempt: Attempt, ref: WorkerRef, now_s: float) -> None:

@@ -27,15 +27,11 @@ def alone(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
     return None
 
 
-def alone_room(seat: Seat, need: Need, hits: Hits) -> Obstruction | None:
-    """Whether the prompt and the output have room, with these cached blocks. What it says itself counts too:
-    a decode may have outgrown its promise."""
-    if not seat.account.holds:
-        return None
-    return _room(
-        need.blocks - hits.blocks + hits.new_pins.get(seat.worker_id, 0) + need.growth_alone(seat.blocks),
-        min(seat.room_blocks, seat.worker.reported_room_blocks),
-    )
+def alone_room(seat: Seat, need: Need, hits: Hits, room_blocks: int) -> Obstruction | None:
+    """Whether the prompt and the output have room at a worker that is not idle, with these cached blocks.
+    What it says itself counts too: a decode may have outgrown its promise."""
+    blocks = need.blocks - hits.blocks + hits.new_pins.get(seat.worker_id, 0) + need.growth_alone(seat.blocks)
+    return _room(blocks, min(room_blocks, seat.worker.reported_room_blocks))
 
 
 def prefill(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
@@ -48,9 +44,7 @@ def prefill(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
 
 
 def prefill_room(seat: Seat, need: Need, hits: Hits) -> Obstruction | None:
-    """Whether the prompt has room, with these cached blocks."""
-    if not seat.account.holds:
-        return None
+    """Whether the prompt has room at a worker that is not idle, with these cached blocks."""
     return _room(need.blocks - hits.blocks + hits.new_pins.get(seat.worker_id, 0), seat.room_blocks)
 
 

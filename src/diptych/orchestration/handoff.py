@@ -146,7 +146,7 @@ class Handoff:
         decoding = Hold(
             blocks=hold.blocks, pins=hold.pins, decodes=hold.decodes, context_tokens=hold.context_tokens
         )
-        self._attempts.charge(attempt, attempt.prefill.worker_id, decoding)
+        self._attempts.recharge(attempt, attempt.prefill.worker_id, decoding)
 
 
 def _handed_over(attempt: Attempt, said_s: float, copied_bytes: int) -> HandoffReport:

@@ -13,6 +13,7 @@ from diptych.domain.lifecycle import State, Trigger, advance
 from diptych.domain.report import HandoffReport, Placement
 from diptych.domain.request import FinishReason, Request, SamplingParams, Work
 from diptych.orchestration.moments import Moments
+from diptych.orchestration.needs import Need
 from diptych.orchestration.timers import Timer, TimerKey
 
 JobOrder: TypeAlias = tuple[int, float, RequestId]
@@ -25,6 +26,7 @@ class Job:
 
     __slots__ = (
         "_grown",
+        "_needs",
         "attempt",
         "attempts",
         "blocked_since_s",
@@ -36,7 +38,6 @@ class Job:
         "output",
         "placements",
         "prompt_tokens",
-        "queue_timer",
         "queued_s",
         "received_s",
         "request",
@@ -54,7 +55,6 @@ class Job:
         """Since when it has waited for a worker to run it."""
         self.order: JobOrder = (request.priority, received_s, request.request_id)
         """Its place in the queue, the same after every resumption: priority, arrival, name."""
-        self.queue_timer = TimerKey(Timer.QUEUE, request.request_id)
         self.moments = Moments()
         self.state = State.QUEUED
         self.output: tuple[TokenId, ...] = ()
@@ -62,6 +62,8 @@ class Job:
         it."""
         self.tokens = self.prompt_tokens
         """Prompt and output tokens that exist: what the next prefill covers."""
+        self._needs: dict[int, Need] = {}
+        """By block size; found out when it is asked, until tokens come."""
         self.attempts = 0
         self.attempt: int | None = None
         """Number of the attempt that carries it now (being placed, running, or stopping before it is queued
@@ -75,6 +77,20 @@ class Job:
         self.handoff = NOTHING_HANDED_OVER
         self._grown: tuple[int, tuple[BlockHash, ...]] | None = None
         """Block size and hashes of prompt and output, as far as they were asked for."""
+
+    def needs_of(self, block_sizes: tuple[int, ...], output_reserve_tokens: int) -> dict[int, Need]:
+        """What it would take of workers with blocks of these sizes."""
+        needs = self._needs
+        if len(needs) < len(block_sizes):
+            output_tokens = min(self.tokens_left, output_reserve_tokens)
+            for size in block_sizes:
+                needs[size] = Need(self.tokens, output_tokens, size)
+        return needs
+
+    @property
+    def queue_timer(self) -> TimerKey:
+        """Its deadline while it waits."""
+        return TimerKey(Timer.QUEUE, self.request_id)
 
     @property
     def tokens_left(self) -> int:
@@ -90,6 +106,7 @@ class Job:
         if len(token_ids) > len(self.output):
             self.output = token_ids
             self.tokens = self.prompt_tokens + len(token_ids)
+            self._needs = {}
 
     def hashes(self, block_tokens: int) -> tuple[BlockHash, ...]:
         """Hashes of all full blocks of prompt and output. Each block is hashed once."""

@@ -6,7 +6,6 @@ Knows: tokens that exist, output to reserve for. Does not know: who has room.
 from __future__ import annotations
 
 from diptych.domain.kv import blocks_for
-from diptych.orchestration.jobs import Job
 
 
 class Need:
@@ -22,9 +21,7 @@ class Need:
         "tokens",
     )
 
-    def __init__(self, job: Job, block_tokens: int, output_reserve_tokens: int) -> None:
-        tokens = job.tokens
-        output_tokens = min(job.tokens_left, output_reserve_tokens)
+    def __init__(self, tokens: int, output_tokens: int, block_tokens: int) -> None:
         self.block_tokens = block_tokens
         self.tokens = tokens
         self.output_tokens = max(1, output_tokens)

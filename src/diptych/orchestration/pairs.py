@@ -19,6 +19,8 @@ class Pair:
 
     prefill: Worker
     decode: Worker
+    split: bool
+    """Whether the KV changes hands."""
     streamed: bool
     """Whether the KV goes into another memory domain."""
     tokens: int
@@ -27,33 +29,22 @@ class Pair:
     growth_blocks: int
     """Blocks to set aside where it decodes: for the output; for the whole sequence if the KV is streamed."""
     hits: Hits
+    cached_tokens: int
+    """Tokens that need no computing."""
+    block_tokens: int
+    """Size of the blocks of both."""
     hashes: tuple[BlockHash, ...]
     """Of the whole blocks that exist."""
 
-    @property
-    def split(self) -> bool:
-        """Whether the KV changes hands."""
-        return self.prefill is not self.decode
-
-    @property
-    def block_tokens(self) -> int:
-        """Size of the blocks of both."""
-        return self.prefill.info.block_tokens
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens that need no computing."""
-        return self.hits.blocks * self.block_tokens
-
     def prefill_hold(self) -> Hold:
         """What the prefill worker is charged while it computes the prompt."""
-        alone = self.prefill is self.decode
+        split, hits = self.split, self.hits
         return Hold(
-            blocks=self.blocks - self.hits.blocks + (self.growth_blocks if alone else 0),
-            pins=self.hits.own_ids(self.prefill.worker_id, self.hashes) if self.hits.own else (),
+            blocks=self.blocks - hits.blocks + (0 if split else self.growth_blocks),
+            pins=hits.own_ids(self.prefill.worker_id, self.hashes) if hits.own else (),
             prefill_tokens=self.tokens - self.cached_tokens,
-            decodes=1 if alone else 0,
-            context_tokens=self.tokens if alone else 0,
+            decodes=0 if split else 1,
+            context_tokens=0 if split else self.tokens,
         )
 
     def decode_hold(self) -> Hold:

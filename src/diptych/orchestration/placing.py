@@ -69,6 +69,17 @@ class Placing:
         self._try_in_order(now_s)
         self._tried_queue = self._queue.changes
 
+    def welcome(self, job: Job, now_s: float) -> None:
+        """A newcomer waits, unless nobody does and there is a place for it."""
+        if self._queue.order:
+            self._endings.wait(job, now_s)
+            return
+        plan = self._router.route(job)
+        if isinstance(plan, Obstacle):
+            self._endings.wait(job, now_s)
+        else:
+            self._begin(job, plan, now_s)
+
     def reserved(self, attempt: Attempt, now_s: float) -> None:
         """The decode worker has set blocks aside."""
         if attempt.after is not None:
@@ -125,6 +136,7 @@ class Placing:
         if isinstance(plan, Obstacle):
             self._obstacles[job.request_id] = plan
             return plan
+        self._endings.stop_waiting(job)
         self._begin(job, plan, now_s)
         return Obstacle.NONE
 
@@ -134,21 +146,22 @@ class Placing:
         return now_s - job.blocked_since_s < OVERTAKE_S
 
     def _begin(self, job: Job, plan: Plan, now_s: float) -> None:
-        self._endings.stop_waiting(job)
         job.blocked_since_s = None
         pair = plan.pair
         attempt = self._attempts.begin(job, pair)
         job.placements.append(plan.placement)
         job.moments.mark(Moment.ADMITTED, now_s)
         job.moments.mark(Moment.PLACED, now_s)
-        self._timers.set(attempt.timer, now_s + self._limits.placing_timeout_s)
         if pair.split:
             attempt.present[attempt.decode.worker_id] = attempt.decode
             self._outbox.send(attempt.decode, Reserve(attempt.work, pair.growth_blocks))
         if pair.hits.own < pair.hits.blocks:
             for owner, indices in pair.hits.lent(attempt.prefill.worker_id).items():
                 self._ask_lease(attempt, owner, indices)
-        self.start_if_answered(attempt, now_s)
+        if pair.split or attempt.leases:
+            self._timers.set(attempt.timer, now_s + self._limits.placing_timeout_s)
+        else:
+            self._start(attempt, now_s)
 
     def _ask_lease(self, attempt: Attempt, holder: Holder, indices: tuple[int, ...]) -> None:
         owner = self._registry.get(holder.owner)

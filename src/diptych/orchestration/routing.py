@@ -7,14 +7,14 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from diptych.domain.cluster import SloSpec
-from diptych.domain.report import Considered, Placement
-from diptych.orchestration import filters
-from diptych.orchestration.choosing import Choice, choose
+from diptych.domain.report import AloneView, Considered, DecodeView, Placement, PrefillView, SplitView
+from diptych.orchestration.choosing import Cell, Choice, choose
 from diptych.orchestration.jobs import Job
-from diptych.orchestration.looking import Look, Obstructions
+from diptych.orchestration.looking import Look
 from diptych.orchestration.needs import Need
 from diptych.orchestration.pairs import Pair
 from diptych.orchestration.parts import Parts
@@ -48,31 +48,22 @@ class Router:
             self._floor = Floor.of(self._registry.usable(), self._ledger)
             self._floor_of = self._registry.sets
         floor, limits = self._floor, self._limits
-        backlog = limits.prefill_backlog_tokens
-        needs = {size: Need(job, size, limits.output_reserve_tokens) for size in floor.block_sizes}
-        alone = [filters.alone(seat, needs[seat.block_tokens], backlog) for seat in floor.alone]
-        splits: list[tuple[Obstructions, Obstructions]] = [
-            (
-                [filters.prefill(seat, needs[seat.block_tokens], backlog) for seat in split.prefill],
-                [filters.decode(seat, needs[seat.block_tokens], split.streamed) for seat in split.decode],
-            )
-            for split in floor.splits
-        ]
-        if None not in alone and not any(None in prefill and None in decode for prefill, decode in splits):
-            return _least(alone, splits)
-        look = Look(job, floor, needs, self._index, self._cost)
-        views, cells = look.alone(floor.alone, alone)
-        fit = len(cells)
-        sights = [look.split(split, *quick) for split, quick in zip(floor.splits, splits, strict=True)]
-        for sight in sights:
+        needs = job.needs_of(floor.block_sizes, limits.output_reserve_tokens)
+        look = Look(job, floor, needs, self._index, self._cost, limits.prefill_backlog_tokens)
+        cells: list[Cell] = []
+        alone = look.alone(floor.alone, cells)
+        fit, splits = len(cells), list[SplitView]()
+        for split in floor.splits:
+            sight = look.split(split)
             fit += sight.fit
             cells += sight.cells()
+            splits.append(sight.view)
         if not cells:
-            return Obstacle.ROOM
+            return _least(alone, splits)
         choice = choose(cells, self._slo)
         considered = Considered(
-            views,
-            tuple([sight.view for sight in sights]),
+            alone,
+            tuple(splits),
             floor.strangers,
             floor.apart,
             choice.wanted_ttft_s,
@@ -95,11 +86,14 @@ class Router:
         pair = Pair(
             prefill=prefill.worker,
             decode=decode.worker,
+            split=prefill is not decode,
             streamed=streamed,
             tokens=need.tokens,
             blocks=need.blocks,
             growth_blocks=growth_blocks,
             hits=hits,
+            cached_tokens=hits.blocks * need.block_tokens,
+            block_tokens=need.block_tokens,
             hashes=job.hashes(need.block_tokens),
         )
         placement = Placement(
@@ -112,12 +106,17 @@ class Router:
         return Plan(pair, placement)
 
 
-def _least(alone: Obstructions, splits: list[tuple[Obstructions, Obstructions]]) -> Obstacle:
-    """Of all pairs' obstacles the least; a pair has the harder one of its workers'."""
-    least = max(map(obstacle_of, alone), default=Obstacle.NEVER)
-    for prefill, decode in splits:
-        least = max(least, min(max(map(obstacle_of, prefill)), max(map(obstacle_of, decode))))
+def _least(alone: Sequence[AloneView], splits: Sequence[SplitView]) -> Obstacle:
+    """Of all pairs' obstacles the least; a pair has the harder one of its workers'. Where neither has one, it
+    is the room of both together."""
+    least = _least_of(alone)
+    for split in splits:
+        least = max(least, min(_least_of(split.prefill), _least_of(split.decode), Obstacle.ROOM))
     return least
+
+
+def _least_of(views: Sequence[AloneView] | Sequence[PrefillView] | Sequence[DecodeView]) -> Obstacle:
+    return max([obstacle_of(view.obstruction) for view in views], default=Obstacle.NEVER)
 
 
 def _reason(pair: Pair, score: float, fit: int, relaxed: str) -> str:

@@ -46,6 +46,8 @@ class Timers:
         self._due_s: dict[TimerKey, float] = {}
         self._queued_s: dict[TimerKey, float] = {}
         self._heap: list[tuple[float, TimerKey]] = []
+        self.earliest_s = inf
+        """No deadline comes before this. To be read only; cheaper than `next_s`."""
 
     def __len__(self) -> int:
         """Entries that take up memory, stale ones included."""
@@ -53,11 +55,6 @@ class Timers:
 
     def __contains__(self, key: TimerKey) -> bool:
         return key in self._due_s
-
-    @property
-    def earliest_s(self) -> float:
-        """No deadline comes before this; infinity if there is none. Cheaper than `next_s`."""
-        return self._heap[0][0] if self._heap else inf
 
     def set(self, key: TimerKey, t_s: float) -> None:
         """Set or move a deadline."""
@@ -69,6 +66,8 @@ class Timers:
         if queued_s is None or t_s < queued_s:
             self._queued_s[key] = t_s
             heappush(self._heap, (t_s, key))
+            if t_s < self.earliest_s:
+                self.earliest_s = t_s
 
     def cancel(self, key: TimerKey) -> None:
         """Forget a deadline; an unknown one is fine."""
@@ -89,21 +88,24 @@ class Timers:
 
     def pop_due(self, now_s: float) -> TimerKey | None:
         """Remove and return the earliest deadline that has passed; ties by key."""
-        if not self._heap or self._heap[0][0] > now_s:
+        if self.earliest_s > now_s:
             return None
         self._settle()
-        if not self._heap or self._heap[0][0] > now_s:
+        if self.earliest_s > now_s:
             return None
         _, key = heappop(self._heap)
+        self.earliest_s = self._heap[0][0] if self._heap else inf
         del self._queued_s[key]
         del self._due_s[key]
         return key
 
     def _settle(self) -> None:
         """Bring the top of the heap in line with the deadlines as they are now."""
+        self.earliest_s = inf
         while self._heap:
             t_s, key = self._heap[0]
             if self._queued_s.get(key) == t_s == self._due_s.get(key):
+                self.earliest_s = t_s
                 return
             heappop(self._heap)
             if self._queued_s.get(key) != t_s:
@@ -117,4 +119,5 @@ class Timers:
         """Keep live entries only. Most deadlines are cancelled long before their time: without this, each
         would stay until then. As rare as it is dear: its cost for each cancelled one does not grow."""
         self._queued_s = dict(self._due_s)
-        self._heap = sorted((t_s, key) for key, t_s in self._due_s.items())  # a sorted list is a heap
+        self._heap = sorted([(t_s, key) for key, t_s in self._due_s.items()])  # a sorted list is a heap
+        self.earliest_s = self._heap[0][0] if self._heap else inf

@@ -16,37 +16,38 @@ class WaitingQueue:
     """Sorted by (priority, arrival, name): a resumed request stands where it stood."""
 
     def __init__(self) -> None:
-        self._order: list[JobOrder] = []
-        self._jobs: dict[RequestId, Job] = {}
+        self.order: list[JobOrder] = []
+        self.jobs: dict[RequestId, Job] = {}
+        """Both for reading only."""
         self.prompt_tokens = 0
         self.changes = 0
         """How often somebody came or went."""
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     def __contains__(self, request_id: RequestId) -> bool:
-        return request_id in self._jobs
+        return request_id in self.jobs
 
     def __iter__(self) -> Iterator[Job]:
         """In order. The queue may change meanwhile: each step goes to the first behind the last one."""
         place = 0
-        while place < len(self._order):
-            order = self._order[place]
-            yield self._jobs[order[2]]
-            place = bisect_right(self._order, order)
+        while place < len(self.order):
+            order = self.order[place]
+            yield self.jobs[order[2]]
+            place = bisect_right(self.order, order)
 
     def add(self, job: Job) -> None:
         """Let it wait."""
         self.changes += 1
-        insort(self._order, job.order)
-        self._jobs[job.request_id] = job
+        insort(self.order, job.order)
+        self.jobs[job.request_id] = job
         self.prompt_tokens += job.prompt_tokens
 
     def remove(self, job: Job) -> None:
         """It has a place, or has ended. Absent ones are fine."""
-        if self._jobs.pop(job.request_id, None) is None:
+        if self.jobs.pop(job.request_id, None) is None:
             return
         self.changes += 1
-        del self._order[bisect_left(self._order, job.order)]
+        del self.order[bisect_left(self.order, job.order)]
         self.prompt_tokens -= job.prompt_tokens
