@@ -118,6 +118,7 @@ class VirtualDriver:
         self._alarm_s: float | None = None
         self._source: Iterator[Arrival] = iter(())
         self._exhausted = False
+        self._coming = 0
 
     # ------------------------------------------------------------ time
 
@@ -145,7 +146,7 @@ class VirtualDriver:
         heappush(self._heap, (max(t_s, self.now_s), order, self._pushed, action, values))
 
     def _done(self) -> bool:
-        return not self._arrivals and self._exhausted and not self._sessions.waiting
+        return self._exhausted and not (self._arrivals or self._coming or self._sessions.waiting)
 
     # ------------------------------------------------------------ requests
 
@@ -165,7 +166,15 @@ class VirtualDriver:
         if t_s <= self.now_s:
             self._arrive(arrival)
         else:
-            self.at(t_s, self._arrive, arrival)
+            self._arrive_at(t_s, arrival)
+
+    def _arrive_at(self, t_s: float, arrival: Arrival) -> None:
+        self._coming += 1
+        self.at(t_s, self._come, arrival)
+
+    def _come(self, arrival: Arrival) -> None:
+        self._coming -= 1
+        self._arrive(arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
         request = self._make_request(self._numbered, arrival)
@@ -182,8 +191,7 @@ class VirtualDriver:
         self._audience.ended(arrival, report, self.now_s)
         following = self._sessions.ended(arrival, self.now_s)
         if following is not None:
-            t_s, arrival = following
-            self.at(t_s, self._arrive, arrival)
+            self._arrive_at(*following)
 
     # ------------------------------------------------------------ workers
 
