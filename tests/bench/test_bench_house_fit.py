@@ -1,0 +1,132 @@
+"""A profile is recovered from samples of an engine that is known; a real run is compared as it should be."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from diptych.bench.house.experiments import DecodeSample, PrefillSample, Samples
+from diptych.bench.house.fit import fit_profile
+from diptych.bench.house.steps import StepWatch
+from diptych.bench.house.validate import Lengths, lengths_for, poisson, sharing
+from diptych.domain.errors import ClusterError
+from diptych.domain.events import Heartbeat
+from diptych.domain.ids import WorkerId
+from diptych.domain.worker import WorkerStats
+from diptych.performance.steps import Chunk, FittedSteps
+
+NOISE = 0.03
+
+
+def _prefill_s(new: int, cached: int) -> float:
+    return 0.003 + 1.1e-4 * new + 2e-8 * new * (new + 2 * cached)
+
+
+def _decode_s(batch: int, context: int) -> float:
+    return 0.004 + 0.0006 * batch + 3e-7 * context
+
+
+def _samples(seed: int = 1) -> Samples:
+    rng = random.Random(seed)
+
+    def noisy(seconds: float) -> float:
+        return seconds * (1 + rng.uniform(-NOISE, NOISE))
+
+    prefill = [
+        PrefillSample(new, cached, noisy(_prefill_s(new, cached)))
+        for new in (16, 64, 256, 512)
+        for cached in (0, 512, 1024)
+        for _ in range(6)
+    ]
+    decode = [
+        DecodeSample(batch, batch * context + i * batch, noisy(_decode_s(batch, batch * context + i * batch)))
+        for batch in (1, 2, 4, 8, 16)
+        for context in (32, 1024)
+        for i in range(30)
+    ]
+    mixed = [
+        PrefillSample(new, 0, noisy(0.9 * _prefill_s(new, 0) + 0.8 * _decode_s(4, 400)), 4, 400)
+        for new in (64, 256, 512)
+        for _ in range(6)
+    ]
+    contended = [DecodeSample(4, 400, noisy(1.3 * _decode_s(4, 400))) for _ in range(20)]
+    return Samples(
+        prefill=prefill,
+        decode=decode,
+        mixed=mixed,
+        contended_decode=contended,
+        dispatch_s=[0.0011, 0.0010, 0.0012],
+        handoff_s=[0.0005],
+    )
+
+
+def test_an_engine_that_is_known_is_found_again() -> None:
+    fitted = fit_profile(_samples(), "decode", kv_tokens=9_000, kv_bytes_per_token=100)
+    steps = FittedSteps(fitted.profile)
+    for new, cached in ((16, 0), (100, 0), (512, 1024)):
+        assert steps.step_s((Chunk(new, cached),), 0, 0) == pytest.approx(_prefill_s(new, cached), rel=0.06)
+    for batch, context in ((1, 500), (3, 900), (16, 8_000)):
+        assert steps.step_s((), batch, context) == pytest.approx(_decode_s(batch, context), rel=0.04)
+    mixed_s = 0.9 * _prefill_s(256, 0) + 0.8 * _decode_s(4, 400)
+    assert steps.step_s((Chunk(256, 0),), 4, 400) == pytest.approx(mixed_s, rel=0.05)
+    assert fitted.profile.contended_factor == pytest.approx(1.3, rel=0.05)
+    assert fitted.profile.dispatch_s == 0.0011
+    assert fitted.profile.handoff_fixed_s == 0.0005
+    assert fitted.profile.kv_tokens == 9_000
+    assert {kind: residual.median_absolute < NOISE for kind, residual in fitted.residuals.items()} == {
+        "prefill": True,
+        "decode": True,
+        "mixed": True,
+    }
+
+
+def test_too_little_is_said_to_be_too_little() -> None:
+    samples = _samples()
+    with pytest.raises(ClusterError, match="no decode step"):
+        fit_profile(Samples(prefill=samples.prefill), "mixed", kv_tokens=1, kv_bytes_per_token=1)
+    with pytest.raises(ClusterError, match="too few prompts"):
+        fit_profile(Samples(decode=samples.decode), "mixed", kv_tokens=1, kv_bytes_per_token=1)
+
+
+def test_two_reports_in_a_row_are_one_step() -> None:
+    """Signs of life are none, and after a rest the gap says nothing."""
+    watch = StepWatch()
+
+    def beat(now_s: float, steps: int, running: int, busy_s: float, decoded: int) -> None:
+        stats = WorkerStats(
+            steps=steps,
+            running=running,
+            decode_s_total=busy_s,
+            decode_tokens_total=decoded,
+            decode_steps_total=steps,
+        )
+        watch(now_s, Heartbeat(WorkerId("w"), 1, stats), [])
+
+    beat(1.00, 1, 2, 0.010, 2)
+    beat(1.01, 2, 2, 0.019, 4)
+    beat(1.20, 2, 0, 0.019, 4)
+    beat(9.00, 3, 1, 0.030, 5)
+    first, second = watch.take()
+    assert (first.decode_tokens, first.prefill_tokens) == (2, 0)
+    assert first.busy_s == pytest.approx(0.009)
+    assert first.gap_s == pytest.approx(0.01)
+    assert second.gap_s is None
+    assert watch.take() == []
+
+
+@pytest.mark.parametrize("longest", [256, 4096, 131_072])
+def test_lengths_fit_the_model(longest: int) -> None:
+    lengths = lengths_for(longest, 16)
+    assert lengths.prompt[1] + lengths.output[1] < longest
+    assert 0 < lengths.prompt[0] <= lengths.prompt[1]
+    assert lengths.shared % 16 == 0
+
+
+def test_workloads_of_a_comparison_are_the_same_for_the_same_seed() -> None:
+    lengths = Lengths(prompt=(16, 64), output=(4, 8), shared=32)
+    assert list(poisson(2.0, 30, lengths, 5)) == list(poisson(2.0, 30, lengths, 5))
+    shared = list(sharing(2.0, 30, lengths, 5))
+    assert shared != list(sharing(2.0, 30, lengths, 6))
+    assert len({arrival.hash_ids for arrival in shared}) > 1
+    assert all(arrival.max_tokens == arrival.output_tokens for arrival in shared)
