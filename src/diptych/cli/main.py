@@ -20,6 +20,7 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "serve": ("diptych.cli.serve:serve", "Serve a model over HTTP on pools of prefill and decode workers."),
+    "plan": ("diptych.cli.plan:plan", "Say whether to split, on which hardware and in which ratio, and why."),
     "simulate": ("diptych.cli.simulate:simulate", "Run a workload on a cluster spec in virtual time."),
     "calibrate": ("diptych.cli.calibrate:calibrate", "Measure this machine; write a profile."),
     "validate": ("diptych.cli.validate:validate", "Compare the simulator with measured runs on this machine."),

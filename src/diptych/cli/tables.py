@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A plain table; the first column is text, the others are numbers."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
+) -> Table:
+    """A plain table; the first column is text, the others are ``numbers`` or text too."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    made = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns)
+    )
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="left" if place == 0 or not numbers else "right", overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made

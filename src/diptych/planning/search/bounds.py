@@ -168,7 +168,12 @@ class Bounds:
             else:
                 high = middle
         around = sorted({max(1, low - 1), low, min(most, low + 1)})
-        return [(p, self._rest(prefill, p, decode)) for p in around]
+        return [self._used_up(prefill, p, decode) for p in around]
+
+    def _used_up(self, prefill: Engine, p: int, decode: Engine) -> tuple[int, int]:
+        """What is left after both goes to prefill, if it is enough for one more."""
+        d = self._rest(prefill, p, decode)
+        return max(p, self.most(prefill, self.question.budget.limit - self.spent(decode, d))), d
 
     def _prefill_any(self, engine: Engine, workers: int) -> float:
         """With as many misses as the targets allow, if an even share of them is hopeless."""

@@ -77,8 +77,8 @@ class Finalist:
 
     @property
     def ratio_to_estimate(self) -> float:
-        """Simulated over estimated: what scales the closed forms where nothing is simulated. 0 for a candidate
-        that serves nothing in simulation."""
+        """Simulated over estimated: what scales the closed forms where nothing is simulated. 0 for
+        what serves nothing there."""
         estimate = self.candidate.estimate.rate_rps
         return self.rate_rps / estimate if estimate > 0 else 1.0
 
@@ -99,9 +99,8 @@ def binding(probe: Probe) -> str:
     effects = probe.effects
     fullest = max(probe.kv_peak.values(), default=0.0)
     if probe.ttft_missed >= probe.tpot_missed:
-        waits_for_memory = effects.decode_wait_s > effects.queue_s or (
-            fullest > KV_FULL and not effects.handoff_s
-        )
+        full = fullest > KV_FULL and not effects.handoff_s
+        waits_for_memory = full or effects.decode_wait_s > effects.queue_s
         return "decode KV" if waits_for_memory else "prefill FLOP"
     if effects.handoff_s > max(LINK_NOTICED_S, effects.prefill_s / 2):
         return "link"

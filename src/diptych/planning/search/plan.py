@@ -78,6 +78,10 @@ class Plan:
     regret: Regret | None
     simulated_requests: int
     serving: Serving
+    sessions: bool
+    """Whether requests come in sessions."""
+    calls: float
+    """Requests of a session."""
 
     @property
     def spec(self) -> ClusterSpec:
@@ -137,6 +141,8 @@ class _Planner:
             regret=regret,
             simulated_requests=self.requests,
             serving=serving,
+            sessions=self.draws[ask.traffic.name, 0].sessions,
+            calls=self.draws[ask.traffic.name, 0].calls,
         )
 
     # ------------------------------------------------------------ what is asked
