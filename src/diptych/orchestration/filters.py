@@ -6,6 +6,9 @@ remaining pairs is best.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from diptych.domain.ids import BlockHash
 from diptych.domain.report import Obstruction
 from diptych.orchestration.hits import Hits
 from diptych.orchestration.needs import Need
@@ -27,11 +30,13 @@ def alone(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
     return None
 
 
-def alone_room(seat: Seat, need: Need, hits: Hits, room_blocks: int) -> Obstruction | None:
+def alone_room(
+    seat: Seat, need: Need, hits: Hits, hashes: Sequence[BlockHash], room_blocks: int
+) -> Obstruction | None:
     """Whether the prompt and the output have room at a worker that is not idle, with these cached blocks.
     What it says itself counts too: a decode may have outgrown its promise."""
-    blocks = need.blocks - hits.blocks + hits.new_pins.get(seat.worker_id, 0) + need.growth_alone(seat.blocks)
-    return _room(blocks, min(room_blocks, seat.worker.reported_room_blocks))
+    blocks = need.blocks - hits.blocks + need.growth_alone(seat.blocks)
+    return _room(seat, blocks, hits, hashes, min(room_blocks, seat.worker.reported_room_blocks))
 
 
 def prefill(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
@@ -43,9 +48,9 @@ def prefill(seat: Seat, need: Need, backlog_tokens: int) -> Obstruction | None:
     return None
 
 
-def prefill_room(seat: Seat, need: Need, hits: Hits) -> Obstruction | None:
+def prefill_room(seat: Seat, need: Need, hits: Hits, hashes: Sequence[BlockHash]) -> Obstruction | None:
     """Whether the prompt has room at a worker that is not idle, with these cached blocks."""
-    return _room(need.blocks - hits.blocks + hits.new_pins.get(seat.worker_id, 0), seat.room_blocks)
+    return _room(seat, need.blocks - hits.blocks, hits, hashes, seat.room_blocks)
 
 
 def decode(seat: Seat, need: Need, streamed: bool) -> Obstruction | None:
@@ -68,5 +73,12 @@ def _refusal(seat: Seat, growth_blocks: int) -> Obstruction | None:
     return Obstruction(Why.REFUSAL, growth_blocks, refusal.available_blocks)
 
 
-def _room(blocks: int, room_blocks: int) -> Obstruction | None:
+def _room(
+    seat: Seat, blocks: int, hits: Hits, hashes: Sequence[BlockHash], room_blocks: int
+) -> Obstruction | None:
+    """Cached blocks of its own count unless they are pinned already; how many are is asked only if it
+    matters."""
+    if blocks + hits.own <= room_blocks:
+        return None
+    blocks += hits.new_pins(seat, hashes) if hits.own else 0
     return None if blocks <= room_blocks else Obstruction(Why.PREFILL_ROOM, blocks, room_blocks)

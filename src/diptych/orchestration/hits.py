@@ -6,7 +6,6 @@ Knows: the longest leading run that its owners can spare. Does not know: why a w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from diptych.domain.ids import BlockHash, BlockId, WorkerId
@@ -17,22 +16,34 @@ from diptych.orchestration.seats import Seat
 Part: TypeAlias = tuple[Holder, int, int]
 """Blocks ``[start, stop)`` of the sequence as one owner has them."""
 
+Less: TypeAlias = tuple[WorkerId, int]
+"""An owner that must keep so many blocks more."""
 
-@dataclass(slots=True)
+
 class Hits:
     """The leading blocks of a sequence that need no computing."""
 
-    parts: list[Part] = field(default_factory=list[Part])
-    blocks: int = 0
-    own: int = 0
-    """Those that the prefill worker has itself."""
-    new_pins: dict[WorkerId, int] = field(default_factory=dict[WorkerId, int])
-    """How many of them nobody has pinned so far, by owner."""
+    __slots__ = ("blocks", "own", "parts", "taken")
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.blocks = 0
+        self.own = 0
+        """Those that the prefill worker has itself."""
+        self.taken: dict[WorkerId, int] = {}
+        """How many of them each owner has."""
 
     @property
     def own_share(self) -> float:
         """Share of the hits that needs no lease; 1 without any."""
         return self.own / self.blocks if self.blocks else 1.0
+
+    def new_pins(self, seat: Seat, hashes: Sequence[BlockHash]) -> int:
+        """How many of them nobody has pinned so far at this owner."""
+        if seat.worker_id not in self.taken:
+            return 0
+        ids = self.own_ids(seat.worker_id, hashes)
+        return len(ids) - sum(map(seat.account.pins.__contains__, ids))
 
     def own_ids(self, owner: WorkerId, hashes: Sequence[BlockHash]) -> tuple[BlockId, ...]:
         """Blocks of ``owner`` among them."""
@@ -59,7 +70,7 @@ class Run:
     """The leading cached blocks of one sequence in one memory domain, and what their owners can spare: as
     many blocks as they have room to let be pinned anew. Who has no seat lends nothing."""
 
-    __slots__ = ("_hashes", "_seats", "_stretches", "_unpinned")
+    __slots__ = ("_hashes", "_seats", "_stretches")
 
     def __init__(
         self, stretches: Sequence[Stretch], hashes: Sequence[BlockHash], seats: Mapping[WorkerId, Seat]
@@ -67,89 +78,82 @@ class Run:
         self._stretches = stretches
         self._hashes = hashes
         self._seats = seats
-        self._unpinned: dict[tuple[WorkerId, int], int] = {}
 
-    def choose(self, prefer: WorkerId, less: tuple[WorkerId, int] | None = None) -> Hits:
+    def choose(self, prefer: WorkerId, less: Less | None = None) -> Hits:
         """The longest leading part that may be used, with one owner for each block.
 
         The prefill worker itself comes first (no lease needed), then the owner of the block before (fewer
-        leases), then whoever cached it first. ``less``: an owner that must keep so many blocks more.
+        leases), then whoever cached it first.
         """
-        if not self._stretches:
-            return NO_HITS
         hits = Hits()
         last: Holder | None = None
-        for stretch in self._stretches:
-            holders = stretch.holders
-            own = _of(holders, prefer)
-            if own is not None:
-                self._take(hits, own, stretch.start, stretch.stop)
-                hits.own += stretch.stop - stretch.start
-                last = own
-                continue
-            order = holders if last is None or last not in holders else (last, *holders)
-            order = [it for it in order if it.owner in self._seats]
-            if order and self._can_spare(hits, order[0], stretch, less):
-                last = order[0]
-                self._take(hits, last, stretch.start, stretch.stop)
-                continue
-            last = self._take_singly(hits, order, stretch, less)
-            if hits.blocks < stretch.stop:
-                break
+        for start, stop, holders in self._stretches:
+            for owner in holders:
+                if owner.owner == prefer:
+                    hits.own += stop - start
+                    break
+            else:
+                if last in holders and last.owner in self._seats:
+                    owner = last
+                else:
+                    owner = next((it for it in holders if it.owner in self._seats), None)
+                if owner is None or not self._can_spare(hits, owner, start, stop, less):
+                    last = self._take_singly(hits, last, start, stop, holders, less)
+                    if hits.blocks < stop:
+                        break
+                    continue
+            last = owner
+            _take(hits, owner, start, stop)
         return hits
 
-    def _can_spare(
-        self, hits: Hits, owner: Holder, stretch: Stretch, less: tuple[WorkerId, int] | None
-    ) -> bool:
-        """Whether it can lend the whole stretch."""
-        pins = self._new_pins(owner, stretch.start, stretch.stop)
-        taken = hits.new_pins.get(owner.owner, 0)
-        return not pins or taken + pins <= self._limit(owner.owner, less)
+    def _can_spare(self, hits: Hits, owner: Holder, start: int, stop: int, less: Less | None) -> bool:
+        """Whether it can lend all of these. Blocks that somebody has pinned already cost nothing; they are
+        counted only where it matters."""
+        limit = self._limit(owner.owner, less)
+        if hits.taken.get(owner.owner, 0) + stop - start <= limit:
+            return True
+        pins = self._new_pins(owner, start, stop)
+        return not pins or self._taken_pins(hits, owner) + pins <= limit
 
     def _take_singly(
-        self, hits: Hits, order: Sequence[Holder], stretch: Stretch, less: tuple[WorkerId, int] | None
+        self,
+        hits: Hits,
+        last: Holder | None,
+        start: int,
+        stop: int,
+        holders: Sequence[Holder],
+        less: Less | None,
     ) -> Holder | None:
         """Block by block, each from the first that can spare it, until nobody can."""
-        last: Holder | None = None
-        for index in range(stretch.start, stretch.stop):
-            for owner in order if last is None else (last, *order):
-                pins = self._new_pins(owner, index, index + 1)
-                if not pins or hits.new_pins.get(owner.owner, 0) < self._limit(owner.owner, less):
-                    self._take(hits, owner, index, index + 1)
+        order = [it for it in holders if it.owner in self._seats]
+        for index in range(start, stop):
+            for owner in order if last is None or last not in order else (last, *order):
+                if self._can_spare(hits, owner, index, index + 1, less):
+                    _take(hits, owner, index, index + 1)
                     last = owner
                     break
             else:
                 break
         return last
 
-    def _take(self, hits: Hits, owner: Holder, start: int, stop: int) -> None:
-        hits.blocks = stop
-        hits.new_pins[owner.owner] = hits.new_pins.get(owner.owner, 0) + self._new_pins(owner, start, stop)
-        if hits.parts and hits.parts[-1][0] is owner:
-            start = hits.parts.pop()[1]
-        hits.parts.append((owner, start, stop))
-
-    def _limit(self, owner: WorkerId, less: tuple[WorkerId, int] | None) -> int:
-        return self._seats[owner].room_blocks - (less[1] if less is not None and less[0] == owner else 0)
+    def _limit(self, owner: WorkerId, less: Less | None) -> int:
+        room_blocks = self._seats[owner].room_blocks
+        return room_blocks if less is None or less[0] != owner else room_blocks - less[1]
 
     def _new_pins(self, owner: Holder, start: int, stop: int) -> int:
-        """How many of its blocks there nobody has pinned."""
         pins = self._seats[owner.owner].account.pins
-        if not pins:
-            return stop - start
-        key = (owner.owner, start) if stop - start > 1 else (owner.owner, -1 - start)
-        known = self._unpinned.get(key)
-        if known is None:
-            ids = owner.ids(self._hashes[start:stop])
-            known = self._unpinned[key] = stop - start - sum(map(pins.__contains__, ids))
-        return known
+        return stop - start - sum(map(pins.__contains__, owner.ids(self._hashes[start:stop])))
+
+    def _taken_pins(self, hits: Hits, owner: Holder) -> int:
+        return sum([self._new_pins(owner, start, stop) for it, start, stop in hits.parts if it is owner])
 
 
-def _of(holders: Sequence[Holder], owner: WorkerId) -> Holder | None:
-    for holder in holders:
-        if holder.owner == owner:
-            return holder
-    return None
+def _take(hits: Hits, owner: Holder, start: int, stop: int) -> None:
+    hits.blocks = stop
+    hits.taken[owner.owner] = hits.taken.get(owner.owner, 0) + stop - start
+    if hits.parts and hits.parts[-1][0] is owner:
+        start = hits.parts.pop()[1]
+    hits.parts.append((owner, start, stop))
 
 
 def hashed_blocks(tokens: int, block_tokens: int) -> int:

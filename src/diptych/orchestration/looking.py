@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diptych.domain.ids import DomainId, WorkerId
+from diptych.domain.ids import BlockHash, DomainId, WorkerId
 from diptych.domain.report import AloneView, DecodeView, PrefillView, SplitView
 from diptych.orchestration import filters
 from diptych.orchestration.choosing import Cell, SplitSight
@@ -57,7 +57,7 @@ class Look:
             account, hits, room_blocks = seat.account, self._hits(seat), seat.room_blocks
             cached = hits.blocks * need.block_tokens
             if account.holds:
-                obstruction = filters.alone_room(seat, need, hits, room_blocks)
+                obstruction = filters.alone_room(seat, need, hits, self._hashes(need), room_blocks)
                 if obstruction is not None:
                     views.append(AloneView(worker_id, obstruction, cached))
                     continue
@@ -76,7 +76,10 @@ class Look:
         nobody looks closer at the other."""
         needs, streamed, backlog_tokens = self._needs, split.streamed, self._backlog_tokens
         prefill_no = [filters.prefill(it, needs[it.block_tokens], backlog_tokens) for it in split.prefill]
-        decode_no = [filters.decode(it, needs[it.block_tokens], streamed) for it in split.decode]
+        if None in prefill_no or streamed:
+            decode_no = [filters.decode(it, needs[it.block_tokens], streamed) for it in split.decode]
+        else:
+            decode_no = [None] * len(split.decode)  # busy or full ones change nothing any more
         overlaps: dict[float | None, int] = {} if streamed else {None: 0}
         prefill: list[PrefillView] = []
         decode: list[DecodeView] = []
@@ -106,7 +109,7 @@ class Look:
         worker_id, need, account = seat.worker_id, self._needs[seat.block_tokens], seat.account
         cached = hits.blocks * need.block_tokens
         if account.holds:
-            obstruction = filters.prefill_room(seat, need, hits)
+            obstruction = filters.prefill_room(seat, need, hits, self._hashes(need))
             if obstruction is not None:
                 return PrefillView(worker_id, obstruction, cached)
         queued = account.prefill_tokens
@@ -129,9 +132,14 @@ class Look:
             if hits.own == hits.blocks:
                 continue
             for _, decode in sight.decode:
-                lent = hits.new_pins.get(decode.worker_id, 0)
-                growth = self._needs[decode.block_tokens].growth_lent(decode.blocks)
-                if not lent or lent + growth <= decode.room_blocks:
+                if decode.worker_id not in hits.taken:
+                    continue
+                need, room_blocks = self._needs[decode.block_tokens], decode.room_blocks
+                growth = need.growth_lent(decode.blocks)
+                if hits.taken[decode.worker_id] + growth <= room_blocks:
+                    continue
+                lent = hits.new_pins(decode, self._hashes(need))
+                if not lent or lent + growth <= room_blocks:
                     continue
                 run = self._runs[seat.domain_id]
                 fewer = run.choose(seat.worker_id, (decode.worker_id, growth)) if run is not None else NO_HITS
@@ -139,6 +147,9 @@ class Look:
                 sight.instead[view.worker_id, decode.worker_id] = (other, fewer)
                 changed.append((decode.worker_id, other))
         return tuple(changed)
+
+    def _hashes(self, need: Need) -> tuple[BlockHash, ...]:
+        return self._job.hashes(need.block_tokens)
 
     def _hits(self, seat: Seat) -> Hits:
         domain_id = seat.domain_id

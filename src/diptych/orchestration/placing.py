@@ -9,6 +9,8 @@ chosen (routing), what comes after (handoff).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diptych.domain.commands import Reserve, StartPrefill
 from diptych.domain.events import Leased, ReserveRefused
 from diptych.domain.ids import BlockId, LeaseId, RequestId
@@ -60,6 +62,10 @@ class Placing:
     def place_waiting(self, now_s: float) -> None:
         """Try the queue in order. Whom only its own size keeps back may be passed for `OVERTAKE_S`; whom no
         worker of the present set can take is no obstacle to others; anything else holds up everybody."""
+        newcomers, self._queue.newcomers = self._queue.newcomers, []
+        if not self._registry.usable():
+            self._turn_away(newcomers, now_s)
+            return
         state = (self._ledger.releases, self._registry.hopes, self._index.additions)
         if state != self._tried_at:
             self._obstacles.clear()
@@ -139,6 +145,13 @@ class Placing:
         self._endings.stop_waiting(job)
         self._begin(job, plan, now_s)
         return Obstacle.NONE
+
+    def _turn_away(self, jobs: Sequence[Job], now_s: float) -> None:
+        """Those that no worker could ever take need not wait for one to come back."""
+        for job in jobs:
+            error = self._admission.never_fits(job) if job.request_id in self._queue else None
+            if error is not None:
+                self._endings.refuse(job, error, now_s)
 
     def _may_be_passed(self, job: Job, now_s: float) -> bool:
         if job.blocked_since_s is None:

@@ -55,7 +55,9 @@ class PrefixIndex:
     ) -> None:
         """``owner`` can be asked for these blocks from now on."""
         self.additions += 1
-        holders_of = self._domains.setdefault(domain, {})
+        holders_of = self._domains.get(domain)
+        if holders_of is None:
+            holders_of = self._domains[domain] = {}
         holder = self._holders.get(owner)
         if holder is None:
             holder = self._holders[owner] = Holder(owner)

@@ -59,7 +59,7 @@ _WORDS = {
 
 _ORDER = {why: place for place, why in enumerate(Why)}
 
-_OBSTACLES = {
+_OBSTACLES: dict[str, Obstacle] = {
     Why.ARENA: Obstacle.NEVER,
     Why.DECODE_ARENA: Obstacle.NEVER,
     Why.BACKLOG: Obstacle.BUSY,
@@ -72,7 +72,7 @@ _OBSTACLES = {
 
 def obstacle_of(obstruction: Obstruction | None) -> Obstacle:
     """Which kind it is."""
-    return Obstacle.NONE if obstruction is None else _OBSTACLES[Why(obstruction.why)]
+    return Obstacle.NONE if obstruction is None else _OBSTACLES[obstruction.why]
 
 
 def first(one: Obstruction | None, other: Obstruction | None) -> Obstruction | None:

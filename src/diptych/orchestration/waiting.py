@@ -20,6 +20,8 @@ class WaitingQueue:
         self.jobs: dict[RequestId, Job] = {}
         """Both for reading only."""
         self.prompt_tokens = 0
+        self.newcomers: list[Job] = []
+        """Who came since somebody emptied this list."""
         self.changes = 0
         """How often somebody came or went."""
 
@@ -40,6 +42,7 @@ class WaitingQueue:
     def add(self, job: Job) -> None:
         """Let it wait."""
         self.changes += 1
+        self.newcomers.append(job)
         insort(self.order, job.order)
         self.jobs[job.request_id] = job
         self.prompt_tokens += job.prompt_tokens

@@ -22,6 +22,9 @@ MOST_CORRECTION = 10.0
 """A model that is wrong by more than this factor is the wrong model: no single observation counts for
 more."""
 
+LEAST_BUSY_S = 0.25
+"""Busy seconds that a comparison takes in at least: reports may come with every step."""
+
 KEPT_PROMPTS = 4096
 """Prompts (new and cached tokens) whose seconds are kept; then they are computed anew."""
 
@@ -192,8 +195,10 @@ class _Seen:
         """Of one sequence, as last asked: reports count steps and tokens, not contexts."""
 
     def follow(self, now: WorkerStats) -> None:
-        """Compare what the worker did since its last report with what the model says of it."""
+        """Compare what the worker did since the last comparison with what the model says of it."""
         before = self.totals if now.steps >= self.totals.steps else WorkerStats()
+        if before is self.totals and _busy_s(now) - _busy_s(before) < LEAST_BUSY_S:
+            return
         self.totals = now
         steps = now.steps - before.steps
         decode_steps = now.decode_steps_total - before.decode_steps_total
@@ -229,6 +234,10 @@ def _follow(ratio: float, observed_s: float, predicted_s: float) -> float:
         return ratio
     shown = min(MOST_CORRECTION, max(1 / MOST_CORRECTION, observed_s / predicted_s))
     return ratio + (1 - exp(-observed_s / MEMORY_BUSY_S)) * (shown - ratio)
+
+
+def _busy_s(stats: WorkerStats) -> float:
+    return stats.prefill_s_total + stats.decode_s_total
 
 
 def _names(worker_ids: Iterable[WorkerId]) -> str:
