@@ -185,6 +185,11 @@ class VirtualWorker:
         """Whether a step is under way."""
         return self._step is not None or self._leap is not None
 
+    def use(self, steps: StepModel) -> None:
+        """Steps from the next one on take what ``steps`` says. Placement goes on believing the model it was
+        given."""
+        self._model = steps
+
     def set_speed(self, slow: float, now_s: float) -> None:
         """From now on every step takes ``slow`` times as long; what is left of the one under way, too."""
         if slow == self.slow or self._halted:

@@ -46,6 +46,7 @@ PIECES: tuple[Piece, ...] = (
     Piece("T3", "distserve_goodput", cpu_s=18),
     Piece("T3", "plane_distserve", cpu_s=150),
     *(Piece("T4", "regimes", "rows_for", index, cpu_s=15) for index in range(8)),
+    *(Piece("T4", "plane_regimes", "rows_for", index, cpu_s=10) for index in range(8)),
     Piece("T5", "fleet_tables", "medians"),
     Piece("T5", "fleet_tables", "budgets"),
     Piece("T5", "splitwise_fleet", "h100", cpu_s=23),
