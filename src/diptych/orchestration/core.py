@@ -259,18 +259,21 @@ class Orchestrator:
                 return False
             case Leased():
                 self._placing.leased(event, now_s)
+                return True
             case _:
                 attempt = self._attempts.get(event.request_id, event.attempt)
-                if attempt is not None and said.worker_id in attempt.present:
-                    self._said_of_attempt(attempt, said, event, now_s)
-        return not isinstance(event, PrefillStarted)
+                if attempt is None or worker.worker_id not in attempt.present:
+                    return True
+                return self._said_of_attempt(attempt, said, event, now_s)
 
-    def _said_of_attempt(self, attempt: Attempt, said: WorkerSaid, event: AttemptEvent, now_s: float) -> None:
+    def _said_of_attempt(self, attempt: Attempt, said: WorkerSaid, event: AttemptEvent, now_s: float) -> bool:
+        """See `_said`."""
         match event:  # in the order of an undisturbed life
             case Reserved():
                 self._placing.reserved(attempt, said.said_s)
             case PrefillStarted():
                 self._handoff.prefill_started(attempt, event, said.said_s)
+                return False
             case PrefillDone():
                 self._handoff.prefill_done(attempt, said, event, now_s)
             case DecodeStarted():
@@ -285,6 +288,7 @@ class Orchestrator:
                 self._placing.refused(attempt, event, now_s)
             case _:
                 assert_never(event)
+        return True
 
     def _wish(self) -> None:
         """Ask to be called at the next deadline, unless that or an earlier call is on its way."""

@@ -83,8 +83,8 @@ class Handoff:
                 prefill_s=attempt.prefill_s if attempt.pair.streamed else None,
                 handoff_s=job.handoff.handoff_s,
             )
-        if attempt.pair.streamed:
-            self._attempts.give_leases_back(attempt)
+            if attempt.pair.streamed:
+                self._attempts.give_leases_back(attempt)
         job.move(Trigger.DECODE_STARTED)
         job.moments.mark(Moment.DECODE_STARTED, said.said_s)
         self._timers.cancel(attempt.timer)

@@ -66,22 +66,19 @@ class Placing:
         if not self._registry.usable():
             self._turn_away(newcomers, now_s)
             return
-        state = (self._ledger.releases, self._registry.hopes, self._index.additions)
-        if state != self._tried_at:
-            self._obstacles.clear()
-            self._tried_at = state
-        elif self._tried_queue == self._queue.changes:
-            return
-        self._try_in_order(now_s)
-        self._tried_queue = self._queue.changes
+        if self._forget_if_changed() or self._tried_queue != self._queue.changes:
+            self._try_in_order(now_s)
+            self._tried_queue = self._queue.changes
 
     def welcome(self, job: Job, now_s: float) -> None:
         """A newcomer waits, unless nobody does and there is a place for it."""
         if self._queue.order:
             self._endings.wait(job, now_s)
             return
+        self._forget_if_changed()
         plan = self._router.route(job)
         if isinstance(plan, Obstacle):
+            self._obstacles[job.request_id] = plan
             self._endings.wait(job, now_s)
         else:
             self._begin(job, plan, now_s)
@@ -119,6 +116,15 @@ class Placing:
             return
         if not attempt.leases or all(self._leases.answered(lease_id) for lease_id in attempt.leases):
             self._start(attempt, now_s)
+
+    def _forget_if_changed(self) -> bool:
+        """Whether anything may have made room since obstacles were noted."""
+        state = (self._ledger.releases, self._registry.hopes, self._index.additions)
+        if state == self._tried_at:
+            return False
+        self._obstacles.clear()
+        self._tried_at = state
+        return True
 
     def _try_in_order(self, now_s: float) -> None:
         passed = 0

@@ -22,7 +22,7 @@ MOST_CORRECTION = 10.0
 """A model that is wrong by more than this factor is the wrong model: no single observation counts for
 more."""
 
-LEAST_BUSY_S = 0.25
+LEAST_BUSY_S = 1.0
 """Busy seconds that a comparison takes in at least: reports may come with every step."""
 
 KEPT_PROMPTS = 4096
