@@ -19,7 +19,7 @@ _PER = {"per_chip": "chip", "per_watt": "watt", "per_dollar_hour": "USD/h"}
 _PLOTTED = {"per_chip": ("chip", 1.0), "per_watt": ("kW", 1000.0), "per_dollar_hour": ("USD/h", 1.0)}
 """Key → (unit of the plot, units of the key in it)."""
 _TTFT = (
-    ("waiting for decode memory", "p1"),
+    ("waiting for a place", "p1"),
     ("waiting for a prefill worker", "p2"),
     ("prefill of the prompt", "p3"),
 )
@@ -129,7 +129,7 @@ def _waterfall(data: Mapping[str, Any]) -> str:
         at = one["at_goodput"]
         if at is not None:
             effects = at["effects"]
-            values = (effects["decode_wait_s"], effects["queue_s"], effects["prefill_s"])
+            values = (effects["place_wait_s"], effects["queue_s"], effects["prefill_s"])
             rows.append((f"{one['kind']}: {one['name']}", values))
     gaps = [
         f"{one['kind']} {1000 * one['at_goodput']['effects']['handoff_s']:.1f} ms"

@@ -97,18 +97,18 @@ def found_share(found: Goodput) -> float:
 def binding(probe: Probe) -> str:
     """What the misses of one simulation come from: the phase that is late, and what it waits for there."""
     effects = probe.effects
-    fullest = max(probe.kv_peak.values(), default=0.0)
     if probe.ttft_missed >= probe.tpot_missed:
-        full = fullest > KV_FULL and not effects.handoff_s
-        waits_for_memory = full or effects.decode_wait_s > effects.queue_s
-        return "decode KV" if waits_for_memory else "prefill FLOP"
+        return "decode KV" if memory_full(probe) else "prefill FLOP"
     if effects.handoff_s > max(LINK_NOTICED_S, effects.prefill_s / 2):
         return "link"
     return "decode bandwidth"
 
 
-KV_FULL = 0.985
-"""Peak share of KV blocks from which on a worker's memory counts as full."""
+def memory_full(probe: Probe) -> bool:
+    """Whether a pool that decodes was at its fullest too full for a large request."""
+    peaks = [share for name, share in probe.kv_peak.items() if not name.startswith("prefill")]
+    return max(peaks, default=0.0) >= 1.0 - probe.large_share
+
 
 LINK_NOTICED_S = 0.05
 """A handoff that is exposed for longer is no longer the fixed residual of layer-wise sending."""

@@ -76,6 +76,19 @@ def check_budget(engines: Sequence[Engine], budget: Budget) -> list[Engine]:
     return affordable
 
 
+def check_memory(engines: Sequence[Engine], shape: Shape) -> list[Engine]:
+    """The engines whose KV memory holds the longest request. Raises `SpecError` if there is none."""
+    longest = max(row.new_tokens + row.cached_tokens + row.output_tokens for row in shape.rows)
+    able = [engine for engine in engines if engine.steps.kv_tokens >= longest]
+    if not able:
+        most = max(engines, key=lambda engine: engine.steps.kv_tokens)
+        raise SpecError(
+            f"--hardware: no engine within the budget holds a request of {longest:,} tokens; {most.name} "
+            f"holds {most.steps.kv_tokens:,} tokens of KV: give a larger budget, other hardware or --kv fp8"
+        )
+    return able
+
+
 def _ttft_floor_s(engine: Engine, shape: Shape, share: float) -> float:
     alone = sorted(engine.prefill_s(row.new_tokens, row.cached_tokens, PREFILL_CHUNK) for row in shape.rows)
     return alone[min(len(alone), ceil(share * len(alone))) - 1]

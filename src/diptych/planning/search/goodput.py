@@ -13,6 +13,7 @@ from math import ceil, gcd
 from statistics import fmean
 
 from diptych.domain.cluster import ClusterSpec
+from diptych.domain.worker import Role
 from diptych.performance.steps import Chunk
 from diptych.planning.measure import Samples
 from diptych.planning.search.draws import Draw
@@ -42,8 +43,8 @@ LEAST_SHARE_OF_GUESS = 1 / 64
 class Effects:
     """Where the TTFT of good and bad requests went: means in seconds."""
 
-    decode_wait_s: float
-    """Until decode memory was set aside."""
+    place_wait_s: float
+    """Until a place was found: room in a prefill worker's backlog and, in a split, decode memory."""
     queue_s: float
     """Waiting for the prefill worker."""
     prefill_s: float
@@ -68,6 +69,9 @@ class Probe:
     effects: Effects
     utilisation: dict[str, float]
     kv_peak: dict[str, float]
+    large_share: float
+    """Share of a decoding worker's KV that a large request takes (the 90th percentile): with less free, it
+    waits."""
     watts: float | None
     """Mean draw of all pools; None: not known of one."""
     output_tokens_per_s: float
@@ -240,6 +244,7 @@ def _summed(
         effects=_effects(simulation, records),
         utilisation={name: pool.utilisation for name, pool in result.pools.items()},
         kv_peak={name: pool.kv_peak_fraction for name, pool in result.pools.items()},
+        large_share=_large_share(simulation, records),
         watts=_watts(result, parts),
         output_tokens_per_s=result.output_tokens_per_s * parts,
         requests=len(records),
@@ -247,6 +252,13 @@ def _summed(
         parts=parts,
         settled=settled,
     )
+
+
+def _large_share(simulation: Simulation, records: list[RequestRecord]) -> float:
+    reserve = simulation.spec.limits.output_reserve_tokens
+    sizes = sorted(record.input_tokens + min(record.output_tokens, reserve) for record in records)
+    holds = [m.model.kv_tokens for m in simulation.fleet.members if m.info.role is not Role.PREFILL]
+    return sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))] / min(holds) if sizes and holds else 0.0
 
 
 def _effects(simulation: Simulation, records: list[RequestRecord]) -> Effects:

@@ -82,9 +82,10 @@ def find_engines(names: Sequence[str], build: Build) -> Found:
             refused.append(f"{chip.name} is left out: {missing.missing}")
             continue
         if not made:
-            refused.append(
-                f"{chip.name} is left out: no layout of up to {TENSOR[-1] * PIPELINE[-1]} chips holds it"
-            )
+            why = f"no layout of up to {TENSOR[-1] * PIPELINE[-1]} chips holds the model"
+            if chip.scaleup is None:
+                why = "alone it does not hold the model, and its link to others is not published"
+            refused.append(f"{chip.name} is left out: {why}")
         found.engines.extend(made)
     for words in refused:
         found.note(words)

@@ -17,7 +17,7 @@ from diptych.planning.search.crew import Crew, Draws, Progress, Task, quiet
 from diptych.planning.search.draws import LESS_DECODE, MORE_DECODE, MORE_PREFILL, SHIFTS, Traffic
 from diptych.planning.search.engine import Engine
 from diptych.planning.search.finalist import Finalist
-from diptych.planning.search.floors import Floors, check_budget, check_floors, floors
+from diptych.planning.search.floors import Floors, check_budget, check_floors, check_memory, floors
 from diptych.planning.search.goodput import STRETCH, Goodput, Search
 from diptych.planning.search.pareto import Point, fronts
 from diptych.planning.search.regret import (
@@ -110,6 +110,7 @@ class _Planner:
         engines = check_budget(ask.engines, ask.budget)
         self._draw([ask.traffic], ask.effort.seeds)
         shape = self.shapes[ask.traffic.name]
+        engines = check_memory(engines, shape)
         limits = floors(engines, shape, ask.targets.share)
         check_floors(limits, ask.targets)
         shifts = {it.name: ask.traffic.shifted(it) for it in SHIFTS} if ask.effort.regret else {}

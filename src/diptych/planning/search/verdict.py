@@ -17,6 +17,12 @@ WORTHWHILE = 1.02
 """A split whose gain is surely below this is not worth two pools and a link."""
 
 
+CLEARLY_LESS = 0.95
+"""A split with a smaller mean ratio is not worth further seeds."""
+
+TOLD_WAIT = 0.2
+"""Share of TTFT from which on waiting for decode memory is told."""
+
 LARGE = 1.10
 """A mean gain of a hybrid that is not waved aside although its interval holds 1."""
 
@@ -114,12 +120,16 @@ def _surely(one: Finalist, other: Finalist) -> bool:
 
 
 def _may(one: Finalist, other: Finalist, least: float) -> bool:
-    """Whether the interval reaches as far as ``least``, and for a hybrid's large gain its mean."""
+    """Whether the interval leaves room for a gain of ``least``. The burden of proof is with the more
+    complicated
+    fleet: what loses clearly on average may not hide behind a wide interval, and a hybrid has to gain on
+    average."""
     ratio = paired_ratio(one, other)
     if ratio is None or ratio.high is None:
         return one.rate_rps > other.rate_rps
-    reach = ratio.mean if least == LARGE else ratio.high
-    return reach >= least
+    if least == LARGE:
+        return ratio.mean >= LARGE
+    return ratio.high >= least and ratio.mean >= CLEARLY_LESS
 
 
 def _better(one: Finalist, other: Finalist) -> Finalist:
@@ -177,11 +187,11 @@ def _wait(finalist: Finalist) -> str:
     if probe is None:
         return finalist.binds
     effects = probe.effects
-    total_s = effects.decode_wait_s + effects.queue_s + effects.prefill_s
-    share = effects.decode_wait_s / total_s if total_s > 0 else 0.0
-    return f"{finalist.binds}" + (
-        f", {share:.0%} of its TTFT is waiting for decode KV" if share > 0.2 else ""
-    )
+    total_s = effects.place_wait_s + effects.queue_s + effects.prefill_s
+    share = effects.place_wait_s / total_s if total_s > 0 else 0.0
+    if finalist.binds != "decode KV" or share < TOLD_WAIT:
+        return finalist.binds
+    return f"decode KV, {share:.0%} of its TTFT is waiting for it"
 
 
 def _use(finalist: Finalist) -> str:
