@@ -13,7 +13,7 @@ from statistics import median
 
 import msgspec
 
-from diptych.bench.house.ask import Answer, House
+from diptych.bench.house.ask import House
 from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.worker import Role
@@ -61,6 +61,7 @@ class Samples(msgspec.Struct, kw_only=True):
     contended_decode: list[DecodeSample] = []
     dispatch_s: list[float] = []
     handoff_s: list[float] = []
+    """To an idle worker: the wait for a step under way is the simulator's business."""
 
 
 class Experiments:
@@ -112,7 +113,8 @@ class Experiments:
             taken_s = sum(step.busy_s for step in prefills)
             if cached == tokens and answer.first_s is not None:
                 self.samples.dispatch_s.append(max(0.0, answer.ttft_s - taken_s))
-            self._note_handoff(answer)
+            if answer.report is not None and answer.report.handoff.blocks:
+                self.samples.handoff_s.append(answer.report.handoff.handoff_s)
             if taken_s > EXPERIMENT_S / 2:
                 return
 
@@ -121,8 +123,7 @@ class Experiments:
     async def _batch(self, batch: int, context: int) -> None:
         tokens = self._output_tokens(batch)
         asked = [Arrival(t_s=0, input_tokens=context, output_tokens=tokens)] * batch
-        for answer in await self._house.together(asked):
-            self._note_handoff(answer)
+        await self._house.together(asked)
         decoded = 0
         for step in await self._steps():
             if step.decode_tokens == batch and not step.prefill_tokens and step.gap_s is not None:
@@ -201,10 +202,6 @@ class Experiments:
         """Steps since the last call, once the cluster is still."""
         await asyncio.sleep(0.02)
         return self._watch.take()
-
-    def _note_handoff(self, answer: Answer) -> None:
-        if answer.report is not None and answer.report.handoff.blocks:
-            self.samples.handoff_s.append(answer.report.handoff.handoff_s)
 
 
 def _words(name: str, first: int, second: int) -> str:
