@@ -41,7 +41,8 @@ def test_a_step_takes_what_its_slices_cost() -> None:
     assert slept == [pytest.approx(decode_s + chunk_s)]
     assert set(result.sampled) == {B}
     assert result.sampled[B].token_id not in GREEDY.stop_token_ids
-    assert result.sampled[B].logprob is not None and len(result.sampled[B].logprob.top) == 2
+    logprob = result.sampled[B].logprob
+    assert logprob is not None and len(logprob.top) == 2
 
 
 def test_a_prompt_of_one_token_is_a_prompt() -> None:

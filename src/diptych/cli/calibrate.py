@@ -74,5 +74,6 @@ def _show(console: object, calibration: Calibration) -> None:
         console.print(
             f"dispatch {1e3 * profile.dispatch_s:.2f} ms, handoff {1e3 * profile.handoff_fixed_s:.2f} ms, "
             f"mixed steps: prefill ×{profile.mixed_prefill_factor:.2f}, "
-            f"decode ×{profile.mixed_decode_factor:.2f}, beside another busy worker ×{profile.contended_factor:.2f}"
+            f"decode ×{profile.mixed_decode_factor:.2f}, "
+            f"beside another busy worker ×{profile.contended_factor:.2f}"
         )

@@ -23,7 +23,7 @@ _COMMANDS = {
     "plan": ("diptych.cli.plan:plan", "Say whether to split, on which hardware and in which ratio, and why."),
     "simulate": ("diptych.cli.simulate:simulate", "Run a workload on a cluster spec in virtual time."),
     "calibrate": ("diptych.cli.calibrate:calibrate", "Measure this machine; write a profile."),
-    "validate": ("diptych.cli.validate:validate", "Compare the simulator with measured runs on this machine."),
+    "validate": ("diptych.cli.validate:validate", "Compare simulated with measured runs here."),
     "generate": ("diptych.cli.generate:generate", "Run one prompt through the same path, without HTTP."),
     "bench": (
         "diptych.cli.bench:app",
