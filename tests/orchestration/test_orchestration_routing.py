@@ -505,3 +505,18 @@ def test_a_decode_worker_that_has_promised_all_its_blocks_is_not_asked_for_more(
     assert head.take_one("d1", Reserve).request_id == "a", "3 of 5 blocks"
     place(head, "c", 5, max_tokens=1)
     assert head.take_one("d1", Reserve).request_id == "c", "2 blocks are enough for this one"
+
+
+def test_what_can_not_be_streamed_anywhere_keeps_nobody_back_however_busy_the_others_are() -> None:
+    limits = LimitsSpec(prefill_backlog_tokens=1)
+    head = head_of(make_info("p1", P, domain="a"), make_info("d1", D, domain="b"), limits=limits)
+    head.join(make_info("d2", D, blocks=3, start=100, domain="b"))
+    head.lose("d1")
+    place(head, "running", 8)
+    place(head, "large", 40)
+    place(head, "small", 8, max_tokens=1)
+    head.say("d2", Reserved(RequestId("running"), 1))
+    head.say("p1", Finished(RequestId("running"), 1, FinishReason.LENGTH))
+    head.drop("d2", "running")
+    placed = [order.request_id for order in head.take("d2") if isinstance(order, Reserve)]
+    assert placed == ["running", "small"]

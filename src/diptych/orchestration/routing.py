@@ -48,6 +48,8 @@ class Router:
             self._floor = Floor.of(self._registry.usable(), self._ledger)
             self._floor_of = self._registry.sets
         floor, limits = self._floor, self._limits
+        if job.tokens < floor.smallest_arena_tokens and self._all_behind():
+            return Obstacle.BUSY
         needs = job.needs_of(floor.block_sizes, limits.output_reserve_tokens)
         look = Look(job, floor, needs, self._index, self._cost, limits.prefill_backlog_tokens)
         cells: list[Cell] = []
@@ -70,6 +72,14 @@ class Router:
             choice.wanted_tpot_s,
         )
         return self._plan(job, choice, fit, considered, needs)
+
+    def _all_behind(self) -> bool:
+        """Whether every prefill worker has enough prompt tokens before it: then nobody looks closer."""
+        backlog_tokens = self._limits.prefill_backlog_tokens
+        for seat in self._floor.prefillers:
+            if seat.account.prefill_tokens <= backlog_tokens:
+                return False
+        return bool(self._floor.prefillers)
 
     def _plan(
         self, job: Job, choice: Choice, fit: int, considered: Considered, needs: dict[int, Need]

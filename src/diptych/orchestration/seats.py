@@ -64,6 +64,10 @@ class Floor:
     """Pairs whose roles fit and whose blocks do not."""
     block_sizes: tuple[int, ...]
     """Tokens of a block, as far as they differ."""
+    prefillers: tuple[Seat, ...]
+    """All that may compute a prompt, in any pair."""
+    smallest_arena_tokens: int
+    """What fits everywhere."""
     relaxed: str
     """Which role is open to anyone, in words; empty if none is."""
 
@@ -85,15 +89,18 @@ class Floor:
             alone = [seat for seat in seats if seat.worker.info.role is Role.MIXED]
             prefill = [seat for seat in seats if seat.worker.info.role is Role.PREFILL]
             decode = [seat for seat in seats if seat.worker.info.role is Role.DECODE]
+        splits = _splits(prefill, decode)
         return Floor(
             seats={seat.worker_id: seat for seat in seats},
             alone=tuple(alone),
-            splits=_splits(prefill, decode),
+            splits=splits,
             strangers=tuple(
                 (seat.worker_id, seat.worker.info.role.value) for seat in seats if seat not in alone
             ),
             apart=_apart(prefill, decode),
             block_sizes=tuple(sorted({seat.block_tokens for seat in seats})),
+            prefillers=tuple(dict.fromkeys([*alone, *(seat for split in splits for seat in split.prefill)])),
+            smallest_arena_tokens=min([seat.blocks * seat.block_tokens for seat in seats], default=0),
             relaxed=relaxed,
         )
 
