@@ -20,12 +20,13 @@ RESOLUTION = 0.04
 """req/s per chip; one seed. A run costs about a second, so the search is coarser than the rules'."""
 SEED = 1
 SPLIT_NOTE = (
-    "decode KV for prompt and output is set aside before prefill, where the rules admit by what a sequence holds "
-    "so far: with room for final lengths the rules themselves give 1.69 instead of 1.85 for P TP2 + D TP1 (seed 1)"
+    "decode KV for prompt and output is set aside before prefill, where the rules admit by what a sequence "
+    "holds so far: with room for final lengths the rules themselves give 1.69 instead of 1.85 for "
+    "P TP2 + D TP1 at 0.2/0.1 s (one seed)"
 )
 WHOLE_NOTE = (
-    "not explained: at 2.4 req/s 0.89 of requests are within the limits against 0.92 by the rules, more of those "
-    "with few tokens miss the TPOT; batches of several prompts are about as frequent (68 and 83 of 1,400)"
+    "not explained: at 2.4 req/s and 0.25/0.1 s 0.89 of requests are within the limits against 0.92 by the "
+    "rules; more of those with few tokens miss the TPOT. Batches of several prompts are about as frequent"
 )
 SAME_NOTE = (
     "the same batches as by the rules, but KV blocks of 16 and nobody admitted whose growth has no block"

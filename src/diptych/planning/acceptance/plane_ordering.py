@@ -32,7 +32,8 @@ LINK = LinkSpec(bandwidth_bytes_per_s=COPY_BYTES_PER_S, layerwise=False, residua
 SHARED_NOTE = "prefixes of other nodes are read in place, at no cost: between local and global, which copies"
 APART_NOTE = (
     "a request waits in one queue until a node is nearly idle: bound at once (prefill_backlog_tokens without "
-    "bound), 8 nodes give 2.01 s and hits 0.29 instead of 2.33 s and 0.18. What is left to 'local' is not explained"
+    "bound), 8 nodes give 2.01 s and hits 0.29 instead of 2.33 s and 0.18; what is left to 'local' is not "
+    "explained"
 )
 
 

@@ -33,7 +33,10 @@ OVERFLOW_SEQUENCES = 48
 the
 measured step of 48 still keeps the median limit of 1.25 × 45 ms."""
 
-OVERFLOW_NOTE = "overflow beyond 48 sequences of a token machine; 64 and 96 give 148 req/s, but 16 and 32 only 140 and 143"
+OVERFLOW_NOTE = (
+    "overflow beyond 48 sequences of a token machine; 64 and 96 give 148 req/s, but 16 and 32 only 140 and "
+    "143, below the bound"
+)
 
 
 @lru_cache(maxsize=2)
