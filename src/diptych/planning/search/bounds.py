@@ -63,8 +63,10 @@ class Question:
 class Bounds:
     """Capacities by closed forms, each computed once."""
 
-    def __init__(self, engines: Sequence[Engine], question: Question) -> None:
+    def __init__(self, engines: Sequence[Engine], question: Question, grain: int = 1) -> None:
+        """``grain``: fleets consist of so many equal parts, of which one can be simulated."""
         self.engines = tuple(engines)
+        self.grain = grain
         self.question = question
         self._known: dict[tuple[object, ...], Capacity] = {}
 
@@ -111,7 +113,11 @@ class Bounds:
         if amount is None or amount <= 0:
             return 0
         limit = self.question.budget.limit if left is None else left
-        return min(MOST_WORKERS, int(limit / amount + 1e-9))
+        return self.grained(min(MOST_WORKERS, int(limit / amount + 1e-9)))
+
+    def grained(self, workers: int) -> int:
+        """Large counts in multiples of the grain, rounded down."""
+        return workers - workers % self.grain if workers >= 2 * self.grain else workers
 
     def spent(self, engine: Engine, workers: int) -> float:
         """What so many take out of the budget."""
@@ -167,8 +173,9 @@ class Bounds:
                 low = middle + 1
             else:
                 high = middle
-        around = sorted({max(1, low - 1), low, min(most, low + 1)})
-        return [self._used_up(prefill, p, decode) for p in around]
+        step = self.grain
+        around = {max(1, self.grained(p)) for p in (low - step, low, low + step) if p <= most}
+        return [self._used_up(prefill, p, decode) for p in sorted(around)]
 
     def _used_up(self, prefill: Engine, p: int, decode: Engine) -> tuple[int, int]:
         """What is left after both goes to prefill, if it is enough for one more."""
@@ -222,7 +229,7 @@ class Bounds:
         for split in splits:
             prefill, decode = split.pools
             for taken, pool in ((0, prefill), (1, decode)):
-                for mixed in range(1, pool.workers):
+                for mixed in range(self.grain, pool.workers, self.grain):
                     found.extend(self._hybrid(split, taken, mixed))
         return ranked(found)
 

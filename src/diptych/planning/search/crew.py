@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from types import TracebackType
 
 from diptych.domain.cluster import ClusterSpec
+from diptych.domain.worker import Role
 from diptych.planning.search.draws import Draw
-from diptych.planning.search.goodput import Goodput, Search, find_goodput
+from diptych.planning.search.goodput import STRETCH, Goodput, Search, find_goodput, parts_of, requests_needed
 
 Draws = dict[tuple[str, int], Draw]
 """Draws of every workload: (name, seed) → requests."""
@@ -31,6 +32,15 @@ class Task:
     seed: int
     guess_rps: float
     search: Search
+
+
+def _size(task: Task) -> float:
+    """Roughly how long it takes: requests of one simulation, and the steps that cut prompts cost."""
+    parts = parts_of(task.spec, task.guess_rps, task.search)
+    requests = min(requests_needed(task.guess_rps / parts, task.search), STRETCH * task.search.most_requests)
+    mixed = [pool for pool in task.spec.pools if pool.role is Role.MIXED]
+    smallest = min((pool.token_budget for pool in mixed), default=8192)
+    return requests * (1.0 + 1000.0 / smallest)
 
 
 def quiet(what: str, done: int, of: int) -> None:
@@ -55,7 +65,7 @@ def run_task(task: Task, draws: Draws) -> Goodput:
 
 
 class Crew:
-    """Runs tasks, in order of submission; results come in the order of the tasks, whoever ran them.
+    """Runs tasks, the largest first; results come in the order of the tasks, whoever ran them.
 
     With one process everything runs in this one. Others are spawned: nothing depends on what this one holds.
     """
@@ -83,12 +93,14 @@ class Crew:
         self._progress(what, 0, len(tasks))
         if self._pool is None:
             return [self._alone(what, number, task, len(tasks)) for number, task in enumerate(tasks)]
-        futures: list[Future[Goodput]] = [self._pool.submit(_work, task) for task in tasks]
-        found: list[Goodput] = []
-        for number, future in enumerate(futures):
-            found.append(future.result())
-            self._progress(what, number + 1, len(tasks))
-        return found
+        largest_first = sorted(range(len(tasks)), key=lambda number: -_size(tasks[number]))
+        futures: dict[int, Future[Goodput]] = {}
+        for number in largest_first:
+            futures[number] = self._pool.submit(_work, tasks[number])
+        for done, future in enumerate(as_completed(futures.values())):
+            future.result()
+            self._progress(what, done + 1, len(tasks))
+        return [futures[number].result() for number in range(len(tasks))]
 
     def _alone(self, what: str, number: int, task: Task, of: int) -> Goodput:
         found = run_task(task, self._draws)

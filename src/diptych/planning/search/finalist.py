@@ -70,6 +70,11 @@ class Finalist:
         return min(missed, key=lambda it: it.rate_rps, default=None)
 
     @property
+    def settled(self) -> bool:
+        """Whether every run was long enough; else the goodput is an upper bound."""
+        return all(probe.settled for found in self.by_seed.values() for probe in found.probes)
+
+    @property
     def binds(self) -> str:
         """The resource that gives way just above the goodput; by closed forms if nothing was missed."""
         probe = self.above

@@ -20,16 +20,19 @@ from diptych.planning.search.draws import Draw
 from diptych.planning.simulate import RequestRecord, Simulation, SimulationResult
 from diptych.workload.record import Workload
 
+GROWTH = 1.3
+"""Each further step without a bracket is larger than the one before, as a power of it."""
+
 STEPS = ((0.02, 1.03), (0.05, 1.06), (0.15, 1.12), (0.4, 1.3), (1.0, 2.0))
 """How far the next rate lies while there is no bracket: (distance of the attainment from the share, factor).
 The
 attainment falls steeply near the goodput, so a small distance means a near crossing."""
 
-STAYS = 2.0
+STAYS = 1.5
 """Times that a request stays in the cluster, which a run lasts beside its measured span: warm-up and
 drain."""
 
-STRETCH = 4
+STRETCH = 3
 """A fleet that cannot be cut into parts gets runs so many times longer than usual, and no more."""
 
 MOST_PROBES = 9
@@ -156,7 +159,7 @@ def bisect_rate(run: Callable[[float], Probe], guess_rps: float, search: Search)
                 break
             rate = _between(low, high, search.share)
         elif probes:
-            last = max(step_factor(probes[-1].attainment - search.share), last * last)
+            last = max(step_factor(probes[-1].attainment - search.share), last**GROWTH)
             rate = rate * last if low is not None else rate / last
             if rate < guess_rps * LEAST_SHARE_OF_GUESS:
                 break
@@ -203,8 +206,8 @@ def probe(spec: ClusterSpec, draw: Draw, rate_rps: float, parts: int, search: Se
     simulation = Simulation(spec, load, keep_requests=True)
     result = simulation.run()
     span_s = rows[-1].t_s
-    begin_s = min(search.stay_s, 0.4 * span_s)
-    end_s = span_s - min(0.5 * search.stay_s, 0.2 * span_s)
+    begin_s = min(search.stay_s, 0.5 * span_s)
+    end_s = span_s - min(0.3 * search.stay_s, 0.2 * span_s)
     seen = [record for record in result.records if begin_s <= record.arrival_s <= end_s]
     settled = len(rows) >= 0.9 * needed
     return _summed(simulation, result, seen or list(result.records), (rate_rps, parts, settled))

@@ -6,7 +6,7 @@ Knows: the order of the stages, and what goes from one to the next. Does not kno
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.worker import Role
@@ -18,7 +18,7 @@ from diptych.planning.search.draws import LESS_DECODE, MORE_DECODE, MORE_PREFILL
 from diptych.planning.search.engine import Engine
 from diptych.planning.search.finalist import Finalist
 from diptych.planning.search.floors import Floors, check_budget, check_floors, check_memory, floors
-from diptych.planning.search.goodput import STRETCH, Goodput, Search
+from diptych.planning.search.goodput import STRETCH, Goodput, Search, requests_needed
 from diptych.planning.search.pareto import Point, fronts
 from diptych.planning.search.regret import (
     Regret,
@@ -39,6 +39,12 @@ faster."""
 
 COARSE_TOLERANCE, COARSE_PROBES = 0.12, 3
 """For the choice among finalists, and for shifted workloads."""
+
+USUAL_TPOT = 0.7
+"""TPOT at the goodput over its target, on average: a tenth of the requests reaches the target."""
+
+MOST_PARTS = 64
+"""Equal parts that a fleet is cut into at most."""
 
 FINE_PROBES = 3
 """More for each seed of the best."""
@@ -117,7 +123,8 @@ class _Planner:
         self._draw([*shifts.values(), *(ask.others if ask.effort.regret else ())], 1)
         serving = self._serving(shape)
         progress("closed forms", 0, 1)
-        bounds = Bounds(engines, self._question(shape))
+        whole = Bounds(engines, self._question(shape))
+        bounds = Bounds(engines, whole.question, self._grain(whole, shape))
         chosen, considered = self._choose(bounds)
         progress("closed forms", 1, 1)
         with Crew(self.draws, ask.effort.processes, progress) as crew:
@@ -126,7 +133,7 @@ class _Planner:
             verdict = decide(leaders)
             regret = None
             if ask.effort.regret:
-                regret = self._regret(crew, serving, leaders, engines, self._columns(leaders, shifts))
+                regret = self._regret(crew, serving, leaders, bounds, self._columns(leaders, shifts))
         forms = scaled(engines, bounds.question, leaders)
         factors = {it.candidate.kind: it.ratio_to_estimate for it in leaders.all}
         return Plan(
@@ -185,10 +192,25 @@ class _Planner:
 
     # ------------------------------------------------------------ stage one
 
+    def _grain(self, bounds: Bounds, shape: Shape) -> int:
+        """How many equal parts a fleet must have so that runs of one part can be long enough: a power of
+        two."""
+        rate = max(
+            bounds.unsplit()[0].estimate.rate_rps, *(it.estimate.rate_rps for it in bounds.splits()[:1])
+        )
+        search = self._search(shape, fine=False)
+        grain = 1
+        while grain < MOST_PARTS and requests_needed(rate / grain, search) > STRETCH * search.most_requests:
+            grain *= 2
+        return grain
+
     def _choose(self, bounds: Bounds) -> tuple[list[Candidate], int]:
-        """A few of each kind that differ, and the unsplit form of each split's hardware."""
-        keep = self.inquiry.effort.finalists
+        """A few of each kind that differ (fewer where runs are long), and the unsplit form of a mixed split."""
         unsplit, splits = bounds.unsplit(), bounds.splits()
+        effort = self.inquiry.effort
+        search = self._search(bounds.question.shape, fine=False)
+        needed = requests_needed(unsplit[0].estimate.rate_rps / bounds.grain, search)
+        keep = effort.finalists if needed <= effort.most_requests else min(2, effort.finalists)
         hybrids = bounds.hybrids(splits[:keep])
         chosen = _varied(unsplit, keep) + _varied(splits, keep) + _varied(hybrids, max(1, keep - 1))
         for split in _varied(splits, 1):
@@ -236,6 +258,17 @@ class _Planner:
         assert unsplit is not None  # every engine that fits gives one
         return Leaders(unsplit, split, best["hybrid"], equal if equal is not unsplit else None)
 
+    def _search(self, shape: Shape, *, fine: bool) -> Search:
+        effort, targets = self.inquiry.effort, self.inquiry.targets
+        return Search(
+            share=targets.share,
+            tolerance=effort.tolerance if fine else COARSE_TOLERANCE,
+            most_probes=FINE_PROBES if fine else COARSE_PROBES,
+            least_requests=effort.least_requests,
+            most_requests=effort.most_requests,
+            stay_s=targets.ttft_s / 2 + USUAL_TPOT * targets.tpot_s * shape.output_tokens,
+        )
+
     def _guesses(self, bounds: Bounds, chosen: Sequence[Finalist]) -> dict[tuple[str, int], float]:
         """What the first seed showed, times what closed forms say of how much heavier each other draw is."""
         ask = self.inquiry
@@ -261,17 +294,9 @@ class _Planner:
         fine: bool = True,
     ) -> Task:
         """``before``: what a coarser search of the same draw has seen."""
-        effort, targets = self.inquiry.effort, self.inquiry.targets
-        stay_s = targets.ttft_s / 2 + 0.7 * targets.tpot_s * self.shapes[workload].output_tokens
-        search = Search(
-            share=targets.share,
-            tolerance=effort.tolerance if fine else COARSE_TOLERANCE,
-            most_probes=FINE_PROBES if fine else COARSE_PROBES,
-            least_requests=effort.least_requests,
-            most_requests=effort.most_requests,
-            stay_s=stay_s,
-            seen=before.probes if before is not None else (),
-        )
+        search = self._search(self.shapes[workload], fine=fine)
+        if before is not None:
+            search = replace(search, seen=before.probes)
         return Task(cluster_of(candidate, serving), workload, seed, guess, search)
 
     def _count(self, found: Sequence[Goodput]) -> None:
@@ -284,12 +309,15 @@ class _Planner:
         crew: Crew,
         serving: Serving,
         leaders: Leaders,
-        engines: Sequence[Engine],
+        bounds: Bounds,
         columns: Sequence[Traffic],
     ) -> Regret:
         """Leaders, the re-allocated split and the best by closed forms, on every workload."""
         given = columns[0].name
-        all_bounds = {it.name: Bounds(engines, self._question(self.shapes[it.name])) for it in columns}
+        all_bounds = {
+            it.name: Bounds(bounds.engines, self._question(self.shapes[it.name]), bounds.grain)
+            for it in columns
+        }
         rows: dict[str, Finalist] = {it.candidate.name: it for it in leaders.all}
         goodput = {(name, given): it.by_seed[0].rate_rps for name, it in rows.items()}
         moved: dict[str, tuple[str, Candidate]] = {}
@@ -388,7 +416,7 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 def _best(finalists: Sequence[Finalist], kind: str) -> Finalist | None:
     """The best single-engine one of a kind; for the unsplit any."""
     found = [it for it in finalists if it.candidate.kind == kind]
-    return max(found, key=lambda it: (it.rate_rps, it.candidate.estimate.rate_rps), default=None)
+    return max(found, key=lambda it: (it.settled, it.rate_rps, it.candidate.estimate.rate_rps), default=None)
 
 
 def _mixed_share(candidate: Candidate) -> float:

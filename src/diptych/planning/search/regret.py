@@ -79,8 +79,8 @@ def reallocated(candidate: Candidate, bounds: Bounds) -> Candidate | None:
     if one.chip == other.chip:
         most = (candidate.chips - other.chips) // one.chips
         tried = [
-            bounds.of_split(one, p, other, (candidate.chips - p * one.chips) // other.chips)
-            for p in range(1, most + 1)
+            bounds.of_split(one, p, other, bounds.grained((candidate.chips - p * one.chips) // other.chips))
+            for p in range(bounds.grain, most + 1, bounds.grain)
         ]
     else:
         tried = [bounds.of_split(other, decode.workers, one, prefill.workers)]

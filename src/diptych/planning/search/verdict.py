@@ -74,6 +74,8 @@ def decide(leaders: Leaders) -> Verdict:
     if not rivals:
         return _no_rival(leaders)
     rival, decision = _settle(leaders, base, rivals)
+    if decision in ("split", "hybrid") and base.settled and not rival.settled:
+        decision = "undecided"
     ratio = paired_ratio(rival, base)
     chosen = rival if decision in ("split", "hybrid") else base
     if decision == "undecided":
@@ -157,6 +159,8 @@ def _words(decision: Decision, rival: Finalist, base: Finalist, ratio: Interval 
         return f"{decision.capitalize()}: {numbers}."
     change = f"{100 * (ratio.mean - 1):+.0f} % (95 % interval {100 * (ratio.low - 1):+.0f} to "
     change += f"{100 * (ratio.high - 1):+.0f} %, {ratio.samples} seeds)"
+    if decision == "undecided" and not rival.settled:
+        return f"Undecided: {numbers}: {change}, but its runs were too short for that rate and flatter it."
     if decision == "undecided":
         return f"Undecided: {numbers}: {change}. The interval holds both answers; more --seeds may decide."
     return f"{decision.capitalize()}: {numbers}: {change}."
