@@ -31,16 +31,16 @@ EXPECTED: dict[float, dict[str, str]] = {
 }
 """TTFT p50 / mean in s; medians over seeds."""
 HEAVY_TAILS = (
-    "no tolerance is given for the table; the five seeds' own p50 of 6:2 lie at 0.77–0.82 s at 1 req/s and at "
-    "1.9–3.6 s at 1.6 req/s"
+    "no tolerance is given for the table; the five seeds' own p50 of 6:2 lie at 0.77–0.82 s at 1 req/s and "
+    "at 1.9–3.6 s at 1.6 req/s"
 )
 BEATS = (
     "judged by when calls end, which chains of agents add up. By TTFT alone these rules do not give it at "
     "1 req/s: 6:2 hands over in no time and escapes the ×1.1 on prefill"
 )
 TTFT_ALONE = (
-    "expected 2.8 against 2.7 s, not reproduced. If a prompt waits in line at the decode GPU that had least in "
-    "use, 6:2 is behind here (2.94 s) but then has 4.4 s at 1.3 req/s where 3.3 s are expected"
+    "expected 2.8 against 2.7 s, not reproduced. If a prompt waits in line at the decode GPU that had least "
+    "in use, 6:2 is behind here (2.94 s) but then has 4.4 s at 1.3 req/s where 3.3 s are expected"
 )
 PUBLISHED = (
     ("combined: TTFT p50, utilisation", "0.731 s, 30.5 %"),
