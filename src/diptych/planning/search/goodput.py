@@ -28,7 +28,7 @@ STEPS = ((0.02, 1.03), (0.05, 1.06), (0.15, 1.12), (0.4, 1.3), (1.0, 2.0))
 The
 attainment falls steeply near the goodput, so a small distance means a near crossing."""
 
-STAYS = 1.5
+STAYS = 1.4
 """Times that a request stays in the cluster, which a run lasts beside its measured span: warm-up and
 drain."""
 
@@ -106,7 +106,7 @@ class Search:
     least_requests: int
     most_requests: int
     stay_s: float
-    """Mean time of a request in the cluster: warm-up, and the length of a run."""
+    """Warm-up: time after which a cluster that starts empty is about as full as it will be."""
     seen: tuple[Probe, ...] = ()
     """Probes of the same draw from an earlier, coarser search."""
 

@@ -29,7 +29,7 @@ from diptych.planning.search.regret import (
     split_share,
     stranding,
 )
-from diptych.planning.search.shape import Shape, shape_of
+from diptych.planning.search.shape import Shape, filling_tokens, shape_of
 from diptych.planning.search.targets import Budget, Effort, Targets
 from diptych.planning.search.verdict import Leaders, Verdict, decide
 
@@ -42,6 +42,10 @@ COARSE_TOLERANCE, COARSE_PROBES = 0.12, 3
 
 USUAL_TPOT = 0.7
 """TPOT at the goodput over its target, on average: a tenth of the requests reaches the target."""
+
+SPARE = 1.25
+"""Goodputs in simulation reach so much more than closed forms promise, and runs should be long enough then
+too."""
 
 MOST_PARTS = 64
 """Equal parts that a fleet is cut into at most."""
@@ -200,12 +204,14 @@ class _Planner:
         )
         search = self._search(shape, fine=False)
         grain = 1
-        while grain < MOST_PARTS and requests_needed(rate / grain, search) > STRETCH * search.most_requests:
+        most = STRETCH * search.most_requests
+        while grain < MOST_PARTS and requests_needed(SPARE * rate / grain, search) > most:
             grain *= 2
         return grain
 
     def _choose(self, bounds: Bounds) -> tuple[list[Candidate], int]:
-        """A few of each kind that differ (fewer where runs are long), and the unsplit form of a mixed split."""
+        """A few of each kind that differ (fewer where runs are long), and the unsplit form of a mixed
+        split."""
         unsplit, splits = bounds.unsplit(), bounds.splits()
         effort = self.inquiry.effort
         search = self._search(bounds.question.shape, fine=False)
@@ -266,7 +272,7 @@ class _Planner:
             most_probes=FINE_PROBES if fine else COARSE_PROBES,
             least_requests=effort.least_requests,
             most_requests=effort.most_requests,
-            stay_s=targets.ttft_s / 2 + USUAL_TPOT * targets.tpot_s * shape.output_tokens,
+            stay_s=targets.ttft_s / 2 + USUAL_TPOT * targets.tpot_s * filling_tokens(shape),
         )
 
     def _guesses(self, bounds: Bounds, chosen: Sequence[Finalist]) -> dict[tuple[str, int], float]:

@@ -17,8 +17,8 @@ WORTHWHILE = 1.02
 """A split whose gain is surely below this is not worth two pools and a link."""
 
 
-CLEARLY_LESS = 0.95
-"""A split with a smaller mean ratio is not worth further seeds."""
+PROMISING = 1.05
+"""A mean gain of a split that leaves the question open although its interval holds 1."""
 
 TOLD_WAIT = 0.2
 """Share of TTFT from which on waiting for decode memory is told."""
@@ -98,7 +98,8 @@ def _settle(leaders: Leaders, base: Finalist, rivals: list[Finalist]) -> tuple[F
     them. A hybrid has to be surely better than both; a split surely better than the baseline."""
     best = max(rivals, key=lambda it: it.rate_rps)
     split, hybrid = leaders.split, leaders.hybrid
-    if hybrid is not None and hybrid in rivals and _surely(hybrid, base):
+    sound = hybrid is not None and (hybrid.settled or not base.settled)
+    if hybrid is not None and sound and hybrid in rivals and _surely(hybrid, base):
         if split is None or split not in rivals or _surely(hybrid, split) or not _surely(split, base):
             return hybrid, "hybrid"
         return split, "split"
@@ -106,9 +107,9 @@ def _settle(leaders: Leaders, base: Finalist, rivals: list[Finalist]) -> tuple[F
         return best, "undecided" if _may(best, base, LARGE) else "do not split"
     if _surely(split, base):
         return split, "split"
-    if _may(split, base, WORTHWHILE):
+    if _may(split, base, PROMISING):
         return split, "undecided"
-    if best is not split and _may(best, base, LARGE):
+    if best is not split and sound and _may(best, base, LARGE):
         return best, "undecided"
     return split, "do not split"
 
@@ -122,16 +123,10 @@ def _surely(one: Finalist, other: Finalist) -> bool:
 
 
 def _may(one: Finalist, other: Finalist, least: float) -> bool:
-    """Whether the interval leaves room for a gain of ``least``. The burden of proof is with the more
-    complicated
-    fleet: what loses clearly on average may not hide behind a wide interval, and a hybrid has to gain on
-    average."""
+    """Whether it gains ``least`` on average, if not surely. The burden of proof is with the more complicated
+    fleet: without such a gain a wide interval is no reason to leave the question open."""
     ratio = paired_ratio(one, other)
-    if ratio is None or ratio.high is None:
-        return one.rate_rps > other.rate_rps
-    if least == LARGE:
-        return ratio.mean >= LARGE
-    return ratio.high >= least and ratio.mean >= CLEARLY_LESS
+    return one.rate_rps > other.rate_rps if ratio is None else ratio.mean >= least
 
 
 def _better(one: Finalist, other: Finalist) -> Finalist:
