@@ -58,8 +58,7 @@ class MeansFlags:
     """Most rated power; decode pools are also tried with capped chips."""
     link: str | None = None
     """Path of KV between two workers: 400G (line rate), 43GB/s (effective) or a known path; default: the
-    chips'
-    network ports."""
+    chips' network ports."""
     weights: Annotated[Literal["auto", "bf16", "fp8", "fp4"], Parameter(show_default=True)] = "auto"
     """Format of the weights; auto: fp8 where the chip computes in it, else bf16."""
     kv: Annotated[Literal["bf16", "fp8"], Parameter(show_default=True)] = "bf16"

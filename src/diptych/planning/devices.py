@@ -1,9 +1,7 @@
 """Catalogue hardware as pools use it: seconds of its steps, joules and money of a run.
 
 Knows: how catalogue, model library, efficiencies, power and prices fit together. Does not know: formulas of
-any
-of them, time, requests.
-"""
+any of them, time, requests."""
 
 from __future__ import annotations
 
@@ -63,9 +61,7 @@ def device_consumption(
     """(joules, USD) of one pool over a run; None where power or rent is not published.
 
     ``prefill_s`` and ``decode_s`` are busy seconds summed over the workers; a worker's chips are busy
-    together.
-    Raises `SpecError` for a power cap on a pool that prefills.
-    """
+    together. Raises `SpecError` for a power cap on a pool that prefills."""
     device = pool.device
     if device is None:
         return None, None

@@ -1,9 +1,7 @@
 """Everything that a plan rests on, in sentences.
 
 Knows: which figures and constants the finalists used, and how far each can be trusted. Does not know: how a
-plan
-is made.
-"""
+plan is made."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Small plots as inline SVG, without any library.
 
-Knows: axes, lines, points, bars. Does not know: what is plotted. Colours come from the page's CSS variables,
-so
-that plots follow its light or dark theme.
-"""
+Knows: axes, lines, points, bars. Does not know: what is plotted. Colours come from the page's CSS
+variables, so that plots follow its light or dark theme."""
 
 from __future__ import annotations
 

@@ -45,8 +45,7 @@ LINK_BLAME = 0.8
 EVEN = 0.5
 POWERS = (0.5, 0.15, 0.95)
 """How the allowed misses are divided: evenly, nearly all to decode, nearly all to prefill (whose long
-prompts may
-be hopeless in themselves)."""
+prompts may be hopeless in themselves)."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Bounds:
 
     def prefill(self, engine: Engine, workers: int, power: float = EVEN) -> Capacity:
         """Of a pool that only prefills. Both phases have to keep their target, so each must do better than
-        the
-        share: ``share^power``, and decode ``share^(1 − power)``."""
+        the share: ``share^power``, and decode ``share^(1 − power)``."""
         key = ("prefill", id(engine), workers, power)
         known = self._known.get(key)
         if known is None:
@@ -207,8 +205,7 @@ class Bounds:
 
     def split_capacity(self, prefill: Engine, p: int, decode: Engine, d: int, link: LinkSpec) -> Capacity:
         """The least of prefill, decode with what the link leaves exposed, and the link's ports; the allowed
-        misses
-        are divided as suits best."""
+        misses are divided as suits best."""
         shape = self.question.shape
         size = shape.input_tokens * prefill.kv_token_bytes
         service_s = mean_prefill_s(prefill, PREFILL_CHUNK, shape)

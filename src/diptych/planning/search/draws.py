@@ -74,10 +74,8 @@ class Draw(NamedTuple):
     def at_rate(self, rate_rps: float, requests: int) -> list[Arrival]:
         """So many requests at this mean rate, from time 0 on.
 
-        Sessions begin more often; what happens inside one keeps its distances. A run of them is cut from the
-        end
-        of the draw, where as many sessions end as begin.
-        """
+        Sessions begin more often; what happens inside one keeps its distances. A run of them is cut from
+        the end of the draw, where as many sessions end as begin."""
         factor = self.rate_rps / rate_rps
         if not self.sessions:
             return [
@@ -95,9 +93,7 @@ class Traffic:
 
     A generated one is generated again with another seed. Of a trace, draws are windows: equal prefixes stay
     together. ``pace``: seconds that a request and each of its output tokens are taken to last when a
-    session's
-    next request waits for it.
-    """
+    session's next request waits for it."""
 
     def __init__(
         self,

@@ -135,9 +135,7 @@ def gain(
     """Goodput per ``unit`` of ``one`` over that of ``other``, all hardware counted on both sides.
 
     ``counted`` names the chips that the caller wants in the denominator. Raises `SpecError` if a chip of
-    either
-    candidate is missing there: leaving hardware out is how most large gains are made.
-    """
+    either candidate is missing there: leaving hardware out is how most large gains are made."""
     if counted is not None:
         used = sorted({pool.engine.chip for it in (one, other) for pool in it.candidate.pools})
         omitted = [chip for chip in used if chip not in counted]

@@ -1,9 +1,7 @@
 """The highest rate that a cluster serves within its targets, by simulation and bisection.
 
 Knows: probes, warm-up, brackets. Does not know: candidates, budgets. Runs in other processes: what goes in
-and
-comes out is plain data.
-"""
+and comes out is plain data."""
 
 from __future__ import annotations
 
@@ -20,13 +18,15 @@ from diptych.planning.search.draws import Draw
 from diptych.planning.simulate import RequestRecord, Simulation, SimulationResult
 from diptych.workload.record import Workload
 
+WIDE = 1.2
+"""Ratio of a bracket's ends from which on it is halved."""
+
 GROWTH = 1.3
 """Each further step without a bracket is larger than the one before, as a power of it."""
 
-STEPS = ((0.02, 1.03), (0.05, 1.06), (0.15, 1.12), (0.4, 1.3), (1.0, 2.0))
-"""How far the next rate lies while there is no bracket: (distance of the attainment from the share, factor).
-The
-attainment falls steeply near the goodput, so a small distance means a near crossing."""
+STEPS = ((0.02, 1.03), (0.05, 1.06), (0.15, 1.12), (0.4, 1.2), (1.0, 1.4))
+"""How far the next rate lies while there is no bracket: (distance of the attainment from the share,
+factor). The attainment falls steeply near the goodput, so a small distance means a near crossing."""
 
 STAYS = 1.4
 """Times that a request stays in the cluster, which a run lasts beside its measured span: warm-up and
@@ -116,9 +116,7 @@ def find_goodput(spec: ClusterSpec, draw: Draw, guess_rps: float, search: Search
 
     A run has to be longer than the time for which requests stay, so that large fleets would need very many
     requests. A fleet of k equal parts is simulated as one part at 1/k of the rate where that saves it: the
-    queue of
-    a part is no shorter than that of the whole, so the goodput is not exaggerated.
-    """
+    queue of a part is no shorter than that of the whole, so the goodput is not exaggerated."""
     parts = parts_of(spec, guess_rps, search)
     part = one_part(spec, parts)
     return bisect_rate(lambda rate: probe(part, draw, rate, parts, search), guess_rps, search)
@@ -188,7 +186,11 @@ def _crossing(low: Probe, high: Probe, share: float) -> float:
 
 
 def _between(low: Probe, high: Probe, share: float) -> float:
-    """Where the line crosses, but well inside the bracket, so that it shrinks from both ends."""
+    """The middle of a wide bracket: attainment falls like a cliff there, and a line would lie. In a narrow
+    one
+    where the line crosses, but well inside, so that it shrinks from both ends."""
+    if high.rate_rps > WIDE * low.rate_rps:
+        return (low.rate_rps * high.rate_rps) ** 0.5
     span = high.rate_rps - low.rate_rps
     return min(max(_crossing(low, high, share), low.rate_rps + 0.2 * span), high.rate_rps - 0.2 * span)
 
@@ -198,8 +200,7 @@ def _between(low: Probe, high: Probe, share: float) -> float:
 
 def probe(spec: ClusterSpec, draw: Draw, rate_rps: float, parts: int, search: Search) -> Probe:
     """Simulate as many requests as a warm-up, a measured span and a drain need at this rate (of the whole
-    fleet, of
-    which ``spec`` is one part)."""
+    fleet, of which ``spec`` is one part)."""
     needed = requests_needed(rate_rps / parts, search)
     rows = draw.at_rate(rate_rps / parts, min(needed, STRETCH * search.most_requests))
     load = Workload("draw", lambda: iter(rows), draw.block_tokens, len(rows))

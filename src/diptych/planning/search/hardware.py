@@ -155,8 +155,7 @@ def _capped(plain: Engine, device: DeviceSpec, cap_w: float) -> Engine:
 
 def _layouts(model: ModelSizes, chip: Chip) -> Iterator[dict[str, int]]:
     """Tensor parallel inside a scale-up domain; stages only where that is not enough; wide expert
-    parallelism for
-    mixtures of experts."""
+    parallelism for mixtures of experts."""
     domain = int(chip.scaleup_domain.base) if chip.scaleup_domain is not None else TENSOR[-1]
     sizes = (1,) if chip.unit == "system" or chip.scaleup is None else tuple(t for t in TENSOR if t <= domain)
     for tp in sizes:

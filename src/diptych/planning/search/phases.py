@@ -84,11 +84,8 @@ def decode_capacity(
     """The highest rate at which ``share`` of the requests keep the TPOT target and find KV memory.
 
     The batch B solves B = λ·E[output]·step(B). The number in the system is taken for Poisson around it,
-    balanced
-    over the workers; a request sees its mean over its own residence. ``exposed_s`` of KV transfer is inside
-    the
-    first gap.
-    """
+    balanced over the workers; a request sees its mean over its own residence. ``exposed_s`` of KV transfer
+    is inside the first gap."""
     context = shape.context_tokens
     most = engine.steps.kv_tokens * KV_FILL / shape.resident_tokens
     fit = _largest_batch(engine, context, targets.tpot_s)
@@ -148,8 +145,7 @@ def _decode_share(
 
 def _averaging(stay: float) -> float:
     """Variance of a mean over ``stay`` correlation times, over the variance at one instant, for correlation
-    that
-    decays exponentially: ``2(r − 1 + e^{−r})/r²``."""
+    that decays exponentially: ``2(r − 1 + e^{−r})/r²``."""
     if stay < 1e-3:
         return 1.0
     return 2.0 * (stay - 1.0 + exp(-stay)) / (stay * stay)
@@ -169,9 +165,7 @@ def mixed_capacity(
     """The highest rate of workers that do both, prompts in chunks beside the decodes.
 
     A step over B decodes takes s_d(B), with a full chunk s_m(B). Each request brings k = new/(chunk − B)
-    chunk
-    steps, so the rate that holds a mean batch B is ``(B/s_d) / (output + B·k·(s_m/s_d − 1))``.
-    """
+    chunk steps, so the rate that holds a mean batch B is ``(B/s_d) / (output + B·k·(s_m/s_d − 1))``."""
     most = min(
         engine.steps.kv_tokens * KV_FILL / shape.resident_tokens,
         float(min(MOST_RUNNING, chunk_tokens)),
@@ -264,8 +258,7 @@ class _Mixed:
         self, row: Row, chunk_share: float, room: float, decode_s: float, mixed_s: float
     ) -> float:
         """Chunk steps come in runs, one for each prompt: their number among a request's steps is taken for
-        normal
-        with the variance of such runs."""
+        normal with the variance of such runs."""
         gaps = max(1, row.output_tokens - 1)
         if mixed_s <= decode_s * (1 + 1e-9):
             return 1.0 if decode_s <= self._targets.tpot_s else 0.0

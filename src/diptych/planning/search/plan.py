@@ -37,8 +37,11 @@ BLOCK_TOKENS = (16, 32, 64, 128, 256)
 """Sizes of a KV block tried: the largest that wastes little of a sequence, since larger ones simulate
 faster."""
 
-COARSE_TOLERANCE, COARSE_PROBES = 0.12, 3
-"""For the choice among finalists, and for shifted workloads."""
+COARSE_TOLERANCE, COARSE_PROBES = 0.15, 5
+"""For the choice among finalists."""
+
+ROUGH_TOLERANCE, ROUGH_PROBES = 0.25, 4
+"""For shifted workloads."""
 
 USUAL_TPOT = 0.7
 """TPOT at the goodput over its target, on average: a tenth of the requests reaches the target."""
@@ -50,7 +53,7 @@ too."""
 MOST_PARTS = 64
 """Equal parts that a fleet is cut into at most."""
 
-FINE_PROBES = 3
+FINE_PROBES = 4
 """More for each seed of the best."""
 
 
@@ -160,9 +163,8 @@ class _Planner:
     # ------------------------------------------------------------ what is asked
 
     def _columns(self, leaders: Leaders, shifts: Mapping[str, Traffic]) -> list[Traffic]:
-        """The given workload, one with more prefill, one with more decode, and those that were named. Longer
-        prompts
-        are a fair shift only where the leaders' engines have room above their floors."""
+        """The given workload, one with more prefill, one with more decode, and those that were named.
+        Longer prompts are a fair shift only where the leaders' engines have room above their floors."""
         ask = self.inquiry
         longer = longer_prompts(self.shapes[ask.traffic.name], MORE_PREFILL.input_factor)
         engines = [
@@ -275,6 +277,11 @@ class _Planner:
             stay_s=targets.ttft_s / 2 + USUAL_TPOT * targets.tpot_s * filling_tokens(shape),
         )
 
+    @staticmethod
+    def _rough(task: Task) -> Task:
+        """Regret is told in tenths."""
+        return replace(task, search=replace(task.search, tolerance=ROUGH_TOLERANCE, most_probes=ROUGH_PROBES))
+
     def _guesses(self, bounds: Bounds, chosen: Sequence[Finalist]) -> dict[tuple[str, int], float]:
         """What the first seed showed, times what closed forms say of how much heavier each other draw is."""
         ask = self.inquiry
@@ -343,7 +350,7 @@ class _Planner:
             if best.estimate.rate_rps > WORTH_A_TRY * bounds.estimate(leaders.unsplit.candidate).rate_rps:
                 jobs.append((RESIZED, traffic.name, best, best.estimate.rate_rps))
         tasks = [
-            self._task(candidate, serving, workload, 0, max(guess, 1e-3), fine=False)
+            self._rough(self._task(candidate, serving, workload, 0, max(guess, 1e-3), fine=False))
             for _, workload, candidate, guess in jobs
         ]
         found = crew.run("simulating shifted workloads", tasks)
@@ -393,8 +400,7 @@ class _Planner:
 
 ROOM = 1.2
 """Longer prompts are a fair shift only if the TTFT target is so far above what they take on an idle engine;
-else
-outputs are made shorter, which moves work to prefill as well."""
+else outputs are made shorter, which moves work to prefill as well."""
 
 WORTH_A_TRY = 1.05
 """Another engine or chunk size is simulated for a shifted workload if closed forms promise so much more."""

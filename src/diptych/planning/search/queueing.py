@@ -5,9 +5,7 @@ know: what waits.
 
 Sources: A. K. Erlang (1917) for the probability to wait with n servers; the wait with general arrivals and
 service as the Markovian one times the mean of both squared variations (Allen and Cunneen, 1978), its tail
-taken
-for exponential (exact for M/M/n).
-"""
+taken for exponential (exact for M/M/n)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """What is lost when the workload changes and the fleet does not: regret, stranded capacity, flexibility.
 
 Knows: rows (leaders), columns (workloads), role re-allocation of the same hardware. Does not know: how a
-goodput
-is measured.
-"""
+goodput is measured."""
 
 from __future__ import annotations
 
@@ -70,8 +68,7 @@ class Regret:
 
 def reallocated(candidate: Candidate, bounds: Bounds) -> Candidate | None:
     """The same hardware with other roles: the counts (same engines) or the sides (different ones) that suit
-    the
-    workload of ``bounds`` best; None: nothing to change."""
+    the workload of ``bounds`` best; None: nothing to change."""
     if candidate.kind != "split":
         return None
     prefill, decode = candidate.pools
@@ -131,8 +128,7 @@ def lines_of(
 
 def stranding(shares: Mapping[str, float], own_split: float | None) -> tuple[RegretRow, ...]:
     """Closed form ``min(s/p, (1−s)/(1−p))``: a row for each workload's own split, for this plan's, and for
-    the
-    usual fixed ones."""
+    the usual fixed ones."""
     fixed = dict(FIXED_SHARES)
     if own_split is not None:
         fixed = {f"this plan ({own_split:.0%} prefill)": own_split, **fixed}

@@ -80,8 +80,7 @@ FILLED = 0.9
 
 def filling_tokens(shape: Shape) -> float:
     """Steps after which a cluster that starts empty decodes `FILLED` of the sequences that it will hold: t
-    with
-    ``E[min(output, t)] = 0.9 · E[output]``. Long outputs make it longer than a mean stay."""
+    with ``E[min(output, t)] = 0.9 · E[output]``. Long outputs make it longer than a mean stay."""
     outputs = sorted(row.output_tokens for row in shape.rows)
     wanted = FILLED * sum(outputs)
     done = 0.0

@@ -83,7 +83,7 @@ class Effort:
 
     seeds: int = 3
     """Independent draws of the workload, for the confidence intervals."""
-    most_requests: int = 800
+    most_requests: int = 700
     """Of one simulation."""
     least_requests: int = 250
     tolerance: float = 0.06

@@ -94,8 +94,7 @@ def decide(leaders: Leaders) -> Verdict:
 
 def _settle(leaders: Leaders, base: Finalist, rivals: list[Finalist]) -> tuple[Finalist, Decision]:
     """The simplest answer that the intervals allow: a split rather than a hybrid, and neither rather than
-    one of
-    them. A hybrid has to be surely better than both; a split surely better than the baseline."""
+    one of them. A hybrid has to be surely better than both; a split surely better than the baseline."""
     best = max(rivals, key=lambda it: it.rate_rps)
     split, hybrid = leaders.split, leaders.hybrid
     sound = hybrid is not None and (hybrid.settled or not base.settled)
@@ -139,6 +138,13 @@ def _no_rival(leaders: Leaders) -> Verdict:
         f"Do not split: no split of this budget meets the targets, the unsplit {base.candidate.name} serves "
         f"{base.rate_rps:.3g} requests/s."
     )
+    if base.rate_rps <= 0:
+        words = (
+            "Do not split: nothing within this budget serves any rate at which enough requests meet the "
+            "targets; "
+            f"the unsplit {base.candidate.name} comes as near as a split. Relax the targets or raise the "
+            "budget."
+        )
     reason = "no pair of pools fits the budget, or no path between them is known"
     if leaders.split is not None:
         reason = f"the best split, {leaders.split.candidate.name}, serves nothing: {_wait(leaders.split)}"
