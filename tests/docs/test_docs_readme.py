@@ -47,7 +47,7 @@ def test_named_flags_exist() -> None:
     text = README.read_text(encoding="utf-8")
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     shown = set[str]()
-    for command in ("serve", "generate"):
+    for command in ("serve", "generate", "plan", "simulate"):
         arguments = build_app()[command].assemble_argument_collection()
         shown |= {name for argument in arguments for name in argument.names}
     assert flags <= shown, flags - shown
