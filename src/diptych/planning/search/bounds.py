@@ -115,7 +115,7 @@ class Bounds:
 
     def grained(self, workers: int) -> int:
         """Large counts in multiples of the grain, rounded down."""
-        return workers - workers % self.grain if workers >= 2 * self.grain else workers
+        return workers - workers % self.grain if workers >= self.grain else workers
 
     def spent(self, engine: Engine, workers: int) -> float:
         """What so many take out of the budget."""
