@@ -6,14 +6,16 @@ import random
 
 import pytest
 
+from diptych.bench.house.anchor import Drift, drifted
 from diptych.bench.house.experiments import DecodeSample, PrefillSample, Samples
 from diptych.bench.house.fit import fit_profile
 from diptych.bench.house.steps import StepWatch
 from diptych.bench.house.validate import Lengths, lengths_for, poisson, sharing
+from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import ClusterError
 from diptych.domain.events import Heartbeat
 from diptych.domain.ids import WorkerId
-from diptych.domain.worker import WorkerStats
+from diptych.domain.worker import Role, WorkerStats
 from diptych.performance.steps import Chunk, FittedSteps
 
 NOISE = 0.03
@@ -130,3 +132,14 @@ def test_workloads_of_a_comparison_are_the_same_for_the_same_seed() -> None:
     assert shared != list(sharing(2.0, 30, lengths, 6))
     assert len({arrival.hash_ids for arrival in shared}) > 1
     assert all(arrival.max_tokens == arrival.output_tokens for arrival in shared)
+
+
+def test_a_slower_machine_scales_the_profile_of_its_steps() -> None:
+    profile = fit_profile(_samples(), "mixed", kv_tokens=1000, kv_bytes_per_token=64).profile
+    spec = ClusterSpec(pools=(PoolSpec(name="mixed", role=Role.MIXED, profile=profile),))
+    now = drifted(spec, (Drift(1.1, 0.9), Drift(1.3, 1.1)))
+    assert now.pools[0].profile is not None
+    then_steps, now_steps = FittedSteps(profile), FittedSteps(now.pools[0].profile)
+    chunk = (Chunk(100, 300),)
+    assert now_steps.step_s(chunk, 0, 0) == pytest.approx(1.2 * then_steps.step_s(chunk, 0, 0))
+    assert now_steps.step_s((), 5, 700) == pytest.approx(then_steps.step_s((), 5, 700))

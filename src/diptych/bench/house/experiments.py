@@ -19,18 +19,28 @@ from diptych.domain.cluster import ClusterSpec
 from diptych.domain.worker import Role
 from diptych.workload.record import Arrival
 
-PROMPTS = (1, 16, 64, 128, 256, 512, 1024, 2048)
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+PROMPTS = (1, 13, 29, 45, 67, 90, 117, 150, 201, 262, 331, 410, 487, 1024, 2048)
+"""Odd lengths: kernels round up to tiles, and what real prompts pay for that is the average."""
+
+BESIDE = (90, 201, 410, 1024)
+BATCHES = (1, 2, 4, 8, 12, 16, 24, 32)
 CONTEXTS = (32, 256, 1024)
 """Prompt lengths, batches and contexts that are tried, as far as the model and the spec allow."""
 
-REPEATS = 5
-"""Single prompts of a length; fewer when they are slow."""
+ROUNDS = 2
+"""All experiments are done so many times: a machine that is slow for some seconds must not spoil all samples
+of one kind."""
+
+REPEATS = 3
+"""Single prompts of a length in a round; fewer when they are slow."""
 
 EXPERIMENT_S = 1.5
 """About as long a slow engine may take for one batch."""
 
 FEW_TOKENS, MANY_TOKENS = 10, 48
+
+BESIDE_TOKENS = 96
+"""Output of sequences beside which prompts are computed."""
 
 
 class PrefillSample(msgspec.Struct, frozen=True):
@@ -81,19 +91,32 @@ class Experiments:
 
     async def run(self) -> Samples:
         """All of them."""
-        prompts = [n for n in PROMPTS if n < self._longest - 2 and n <= self._room // 2]
+        prompts = [n for n in sorted({*PROMPTS, self._budget}) if self._possible(n)]
         contexts = [n for n in CONTEXTS if n < self._longest - MANY_TOKENS]
-        plan = [(self._single, n, 0) for n in (prompts[0], *prompts)]  # the first one again: it warms up
+        plan = [(self._single, n, 0) for n in prompts]
         plan += [
             (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
         ]
         plan += [
-            (self._beside, b, n) for b in (2, 8) for n in prompts if n >= 64 and self._fits(b, contexts[0])
+            (self._beside, b, n)
+            for b in (2, 8)
+            for n in BESIDE
+            if self._possible(n) and self._fits(b, contexts[0])
         ]
-        for number, (experiment, first, second) in enumerate(plan):
-            self._say(_words(experiment.__name__, first, second), number / len(plan))
+        await self._warm_up(prompts)
+        for number, (experiment, first, second) in enumerate(plan * ROUNDS):
+            self._say(_words(experiment.__name__, first, second), number / len(plan) / ROUNDS)
             await experiment(first, second)
         return self.samples
+
+    async def _warm_up(self, prompts: Sequence[int]) -> None:
+        """The first steps of an engine's life pay for first use."""
+        for tokens in (prompts[0], prompts[-1]):
+            await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=2)])
+        await self._steps()
+
+    def _possible(self, prompt: int) -> bool:
+        return prompt < self._longest - 2 and prompt <= self._room // 2
 
     def _fits(self, batch: int, context: int) -> bool:
         return batch * (context + MANY_TOKENS) <= self._room * 3 // 4
@@ -140,20 +163,22 @@ class Experiments:
     # ------------------------------------------------------------ a prompt beside decodes
 
     async def _beside(self, batch: int, tokens: int) -> None:
-        """On one mixed worker they share steps; on split workers they share the machine."""
+        """One prompt after the other while a batch decodes. On one mixed worker they share steps; on split
+        workers they share the machine."""
         context = CONTEXTS[0]
-        output = min(self._longest - context - 1, 4 * MANY_TOKENS)
+        output = min(self._longest - context - 1, BESIDE_TOKENS)
         background = asyncio.create_task(
             self._house.together([Arrival(t_s=0, input_tokens=context, output_tokens=output)] * batch)
         )
         await self._until_decoding(batch)
-        await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
+        while not background.done():
+            await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
         await background
         steps = await self._steps()
         if Role.MIXED in self._roles:
-            self._keep_mixed(steps, batch, context)
+            self._keep_mixed(steps, batch, context, tokens)
         else:
-            self._keep_contended(steps, batch, context)
+            self._keep_contended(steps, batch, context, tokens)
 
     async def _until_decoding(self, batch: int) -> None:
         seen = 0
@@ -163,29 +188,34 @@ class Experiments:
             if not self._house.cluster.driver.requests.ids():
                 return
 
-    def _keep_mixed(self, steps: Sequence[Step], batch: int, context: int) -> None:
-        decoded = cached = 0
+    def _keep_mixed(self, steps: Sequence[Step], batch: int, context: int, tokens: int) -> None:
+        decoded = prompted = 0
         for step in steps:
-            if step.prefill_tokens and step.decode_tokens == batch and step.gap_s is not None:
-                total = batch * context + decoded
-                sample = PrefillSample(step.prefill_tokens, cached, step.gap_s, batch, total)
-                self.samples.mixed.append(sample)
-                cached += step.prefill_tokens
+            if step.prefill_tokens:
+                cached = max(0, prompted - batch * context) % tokens
+                if step.decode_tokens == batch and step.gap_s is not None:
+                    total = batch * context + decoded
+                    sample = PrefillSample(step.prefill_tokens, cached, step.gap_s, batch, total)
+                    self.samples.mixed.append(sample)
+                prompted += step.prefill_tokens
             decoded += step.decode_tokens
 
-    def _keep_contended(self, steps: Sequence[Step], batch: int, context: int) -> None:
+    def _keep_contended(self, steps: Sequence[Step], batch: int, context: int, tokens: int) -> None:
         """Decode steps that lie inside a prefill step, and prefill steps while everybody decodes."""
         running = [step for step in steps if step.decode_tokens == batch and step.gap_s is not None]
         if not running:
             return
         begun_s, over_s = running[0].ended_s, running[-1].ended_s
-        chunks = [
-            s for s in steps if s.prefill_tokens and s.ended_s - s.busy_s > begun_s and s.ended_s < over_s
-        ]
-        cached = 0
-        for chunk in chunks:
-            self.samples.contended_prefill.append(PrefillSample(chunk.prefill_tokens, cached, chunk.busy_s))
-            cached += chunk.prefill_tokens
+        chunks: list[Step] = []
+        prompted = 0
+        for step in steps:
+            if not step.prefill_tokens:
+                continue
+            cached = max(0, prompted - batch * context) % tokens
+            prompted += step.prefill_tokens
+            if step.ended_s - step.busy_s > begun_s and step.ended_s < over_s:
+                chunks.append(step)
+                self.samples.contended_prefill.append(PrefillSample(step.prefill_tokens, cached, step.busy_s))
         decoded = 0
         for step in running:
             began_s = step.ended_s - (step.gap_s or 0.0)

@@ -15,9 +15,6 @@ from diptych.domain.errors import ClusterError
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
 from diptych.performance.steps import Chunk, FittedSteps
 
-WARM_UP_SAMPLES = 2
-"""The first samples of an engine's life pay for first use."""
-
 
 class Residual(msgspec.Struct, frozen=True, kw_only=True):
     """How far single steps lie from the profile: relative errors (measured over fitted, minus one)."""
@@ -41,7 +38,7 @@ def fit_profile(samples: Samples, role: str, *, kv_tokens: int, kv_bytes_per_tok
     Raises:
         ClusterError: too few samples of a kind that the role needs.
     """
-    prefill = samples.prefill[WARM_UP_SAMPLES:]
+    prefill = samples.prefill
     if len({it.new_tokens for it in prefill}) < 2:
         raise ClusterError(
             "too few prompts were measured; give the cluster more KV memory or a longer context"
@@ -62,7 +59,7 @@ def fit_profile(samples: Samples, role: str, *, kv_tokens: int, kv_bytes_per_tok
         changes["mixed_decode_factor"], changes["mixed_prefill_factor"] = _mixed(samples.mixed, steps)
     contended = samples.contended_prefill if role == "prefill" else samples.contended_decode
     if contended:
-        changes["contended_factor"] = max(1.0, median(it.seconds / _expected(it, steps) for it in contended))
+        changes["contended_factor"] = max(1.0, _usual(it.seconds / _expected(it, steps) for it in contended))
     profile = base.model_copy(update=changes)
     return Fitted(profile=profile, residuals=_residuals(samples, prefill, FittedSteps(profile)))
 
@@ -134,6 +131,14 @@ def _mixed(samples: Sequence[PrefillSample], steps: FittedSteps) -> tuple[float,
         both = (say + sby) / (saa + 2 * sab + sbb)
         return both, both
     return decode, prefill
+
+
+def _usual(ratios: Iterable[float]) -> float:
+    """The mean without the outer twentieths: contention comes in bouts, which a median does not see."""
+    ordered = sorted(ratios)
+    outer = len(ordered) // 20
+    inner = ordered[outer : len(ordered) - outer]
+    return sum(inner) / len(inner)
 
 
 def _expected(it: PrefillSample | DecodeSample, steps: FittedSteps) -> float:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from diptych.bench.house.anchor import drifted, look
 from diptych.bench.house.ask import Answer, House
 from diptych.bench.house.calibrate import Calibration, Say, calibrate, with_fitted
+from diptych.bench.house.steps import StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.errors import ClusterError
 from diptych.planning.measure import Samples
@@ -27,6 +29,9 @@ LOADS = (0.3, 0.55, 0.75)
 """Shares of the rate at which the simulated cluster's busiest pool is always busy."""
 
 SHARED_LOAD = 0.5
+
+WARM_UPS = 3
+"""Longest prompts before the first comparison: a worker's first steps pay for memory touched first."""
 
 FAMILIES = 6
 """Prefixes that the requests of the trace share."""
@@ -130,19 +135,30 @@ async def validate(
 
 
 async def _compare(name: str, spec: ClusterSpec, seconds: float, seed: int, say: Say) -> list[Comparison]:
+    """The machine's speed drifts by a tenth within minutes where it is shared: anchor steps before and after
+    each run say how fast it was, and the profile is scaled by that. The run itself is not looked at."""
     rows: list[Comparison] = []
-    async with Cluster(spec) as cluster:
+    watch = StepWatch()
+    async with Cluster(spec, journal=watch) as cluster:
         house = House(cluster, seed=seed)
         lengths = lengths_for(cluster.max_model_tokens, spec.kv.block_tokens)
         most_rps = saturation_rps(spec, lengths, seed)
+        for _ in range(WARM_UPS):
+            await house.together(
+                [Arrival(t_s=0, input_tokens=lengths.prompt[1], output_tokens=lengths.output[0])]
+            )
         runs = [(f"{load:.0%} load", load, poisson) for load in LOADS] + [("shared", SHARED_LOAD, sharing)]
+        before = await look(house, watch, spec)
         for number, (label, load, make) in enumerate(runs):
             rate_rps = load * most_rps
             requests = max(24, int(rate_rps * seconds))
             workload = make(rate_rps, requests, lengths, seed + number)
             say(f"{name}: {label}, {requests} requests at {rate_rps:.3g}/s", number / len(runs))
             answers = await house.run(workload)
-            rows += compared(name, label, rate_rps, answers, simulate(spec, workload))
+            after = await look(house, watch, spec)
+            simulated = simulate(drifted(spec, (before, after)), workload)
+            rows += compared(name, label, rate_rps, answers, simulated)
+            before = after
     return rows
 
 
