@@ -192,9 +192,17 @@ def test_splits_use_the_whole_budget_and_never_more() -> None:
 
 
 def test_grain_gives_equal_parts() -> None:
-    bounds = Bounds([engine()], question(limit=30), grain=4)
-    for candidate in bounds.splits() + bounds.unsplit():
+    bounds = Bounds([engine()], question(limit=32), grain=4)
+    for candidate in bounds.splits(each=3) + bounds.unsplit():
         assert all(pool.workers % 4 == 0 for pool in candidate.pools), candidate.name
+        assert candidate.chips == 32
+
+
+def test_grain_never_costs_much_hardware() -> None:
+    for limit in (3, 5, 7, 30, 31):
+        bounds = Bounds([engine()], question(limit=limit), grain=4)
+        for candidate in bounds.splits(each=3) + bounds.unsplit():
+            assert candidate.chips >= 0.93 * limit, candidate.name
 
 
 def test_capped_engines_only_decode() -> None:

@@ -47,6 +47,13 @@ AGENTS = (
 """Latency model T13: agentic coder, prompts of 33.6 K tokens of which 85.7 % are cached, outputs of 445."""
 
 
+SHORT = (
+    "synthetic:poisson,rate=5,input=lognormal(median=550,mean=755,min=4,max=2000),"
+    "output=lognormal(median=130,mean=200,min=2,max=1000)"
+)
+"""Latency model T3: chat with prompts of 755 and outputs of 200 tokens on average."""
+
+
 def lengths(prompt: int, output: int, spread: float = 2.0) -> str:
     """A Poisson workload."""
     return (
@@ -129,15 +136,15 @@ def test_agentic_coding_is_not_split() -> None:
     assert "decode KV" in plan.verdict.reason
 
 
-def test_short_prompts_are_not_split() -> None:
+@pytest.mark.parametrize(("ttft_s", "tpot_s"), [(1.0, 0.25), (0.25, 0.1)])
+def test_short_prompts_are_not_split(ttft_s: float, tpot_s: float) -> None:
     """T3, T4: prompts of 755 tokens on OPT-13B; one engine with chunked prefill is as good or better."""
-    short = (
-        "synthetic:poisson,rate=5,input=lognormal(median=550,mean=755,min=4,max=2000),"
-        "output=lognormal(median=130,mean=200,min=2,max=1000)"
-    )
-    plan = planned(opt_13b(), short, 1.0, 0.25, 6)
+    plan = planned(opt_13b(), SHORT, ttft_s, tpot_s, 6)
     assert plan.verdict.decision == "do not split"
     assert plan.verdict.chosen.candidate.kind == "unsplit"
+    assert "unsplit baseline" in plan.verdict.reason
+    unsplit = [it.candidate for it in plan.finalists if it.candidate.kind == "unsplit"]
+    assert len({pool.engine.name for it in unsplit for pool in it.pools}) > 1  # the baseline has a choice
 
 
 def test_short_prompts_of_a_large_model_are_not_split_either() -> None:
@@ -157,6 +164,16 @@ def test_long_prompts_with_tight_tpot_are_split() -> None:
 def test_the_same_with_loose_tpot_is_not() -> None:
     plan = planned(list(h100()), lengths(8000, 200), 3.0, 0.2, 16)
     assert plan.verdict.decision == "do not split"
+
+
+@pytest.mark.parametrize("chips", [1, 3])
+def test_small_and_odd_budgets(chips: int) -> None:
+    """One chip leaves no pair of pools; with three, engines of two chips leave one over, which the baseline
+    may use too."""
+    plan = planned(list(h100()), lengths(1000, 100), 2.0, 0.1, chips)
+    assert plan.verdict.decision == "do not split"
+    assert plan.verdict.chosen.candidate.chips == chips
+    assert (plan.leaders.split is None) == (chips == 1)
 
 
 def test_a_plan_has_all_its_parts() -> None:

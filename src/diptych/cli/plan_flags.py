@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from diptych.cli.whole import whole
 from diptych.domain.errors import SpecError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class MeansFlags:
 
     hardware: tuple[str, ...] = ()
     """Catalogue names, separated by commas or repeated; or files of measured profiles (.yaml)."""
-    budget_devices: int | None = None
+    budget_devices: Annotated[int | None, Parameter(converter=whole)] = None
     """Most chips."""
     budget_money: float | None = None
     """Most USD per hour."""
@@ -63,8 +64,8 @@ class MeansFlags:
     """Format of the weights; auto: fp8 where the chip computes in it, else bf16."""
     kv: Annotated[Literal["bf16", "fp8"], Parameter(show_default=True)] = "bf16"
     """Format of the KV cache."""
-    engine: Annotated[str, Parameter(show_default=True)] = "vllm"
-    """Whose measured efficiencies: vllm, trtllm or sglang."""
+    engine: Annotated[Literal["vllm", "trtllm", "sglang", "other"], Parameter(show_default=True)] = "vllm"
+    """Whose measured efficiencies; other: the mean of all, with a wider error."""
     rent: tuple[str, ...] = ()
     """CHIP=USD per chip and hour, in place of the catalogue's; repeatable."""
 
@@ -74,9 +75,9 @@ class MeansFlags:
 class EffortFlags:
     """Simulation."""
 
-    seeds: Annotated[int, Parameter(show_default=True)] = 3
+    seeds: Annotated[int, Parameter(converter=whole, show_default=True)] = 3
     """Independent draws of the workload, 3 or more."""
-    processes: int | None = None
+    processes: Annotated[int | None, Parameter(converter=whole)] = None
     """Processes that simulate; default: one for each usable core, at most 8."""
     regret: Annotated[bool, Parameter(negative="--no-regret", show_default=True)] = True
     """Simulate shifted workloads too."""
@@ -94,7 +95,11 @@ def inquiry_of(wanted: WantedFlags, means: MeansFlags, effort: EffortFlags) -> I
     model, workload, ttft_s, tpot_s = _needed(wanted, means)
     targets = Targets(ttft_s, tpot_s, wanted.share)
     budget = budget_of(means.budget_devices, means.budget_money, means.budget_watts)
-    trouble = Effort(seeds=effort.seeds, processes=effort.processes or _cores(), regret=effort.regret)
+    trouble = Effort(
+        seeds=effort.seeds,
+        processes=_cores() if effort.processes is None else effort.processes,
+        regret=effort.regret,
+    )
     build = Build(
         model=model,
         weights=means.weights,
@@ -122,7 +127,7 @@ def inquiry_of(wanted: WantedFlags, means: MeansFlags, effort: EffortFlags) -> I
 def _needed(wanted: WantedFlags, means: MeansFlags) -> tuple[str, str, float, float]:
     given = {
         "--model": wanted.model,
-        "--hardware": means.hardware or None,
+        "--hardware": names(means.hardware) or None,
         "--workload": wanted.workload,
         "--ttft": wanted.ttft,
         "--tpot": wanted.tpot,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 from diptych.domain.fleet import LinkSpec
 from diptych.domain.worker import Role
@@ -34,6 +35,9 @@ DECODE_CHUNK = 512
 
 MOST_WORKERS = 256
 """Of one pool, as a spec allows."""
+
+LEFT_OVER = 0.07
+"""Share of a budget that may be left over so that a fleet consists of equal parts."""
 
 KEPT_PREFILL, KEPT_DECODE = 2, 3
 """Engines of each kind of chip that go on to pairing, best per unit of budget first."""
@@ -111,11 +115,21 @@ class Bounds:
         if amount is None or amount <= 0:
             return 0
         limit = self.question.budget.limit if left is None else left
-        return self.grained(min(MOST_WORKERS, int(limit / amount + 1e-9)))
+        return min(MOST_WORKERS, int(limit / amount + 1e-9))
 
     def grained(self, workers: int) -> int:
         """Large counts in multiples of the grain, rounded down."""
         return workers - workers % self.grain if workers >= self.grain else workers
+
+    def step(self, candidate: Candidate) -> int:
+        """Workers that change roles together: as many as leave a fleet of equal parts what it is."""
+        return gcd(self.grain, *(pool.workers for pool in candidate.pools))
+
+    def _all(self, engine: Engine) -> int:
+        """As many as the budget pays for, in multiples of the grain if next to nothing of it is left over."""
+        most = self.most(engine)
+        rounded = self.grained(most)
+        return rounded if rounded >= (1 - LEFT_OVER) * most else most
 
     def spent(self, engine: Engine, workers: int) -> float:
         """What so many take out of the budget."""
@@ -126,7 +140,7 @@ class Bounds:
     def unsplit(self) -> list[Candidate]:
         """Every engine with every chunk size, as many as the budget pays for; best first."""
         found = [
-            self.of_mixed(engine, self.most(engine), chunk)
+            self.of_mixed(engine, self._all(engine), chunk)
             for engine in self.engines
             if self.most(engine) and engine.uncapped is None
             for chunk in CHUNKS
@@ -171,14 +185,19 @@ class Bounds:
                 low = middle + 1
             else:
                 high = middle
-        step = self.grain
-        around = {max(1, self.grained(p)) for p in (low - step, low, low + step) if p <= most}
-        return [self._used_up(prefill, p, decode) for p in sorted(around)]
+        around = sorted({max(1, low + step * self.grain) for step in (-1, 0, 1)})
+        return list(dict.fromkeys(self._pair(prefill, p, decode) for p in around if p <= most))
 
-    def _used_up(self, prefill: Engine, p: int, decode: Engine) -> tuple[int, int]:
-        """What is left after both goes to prefill, if it is enough for one more."""
-        d = self._rest(prefill, p, decode)
-        return max(p, self.most(prefill, self.question.budget.limit - self.spent(decode, d))), d
+    def _pair(self, prefill: Engine, p: int, decode: Engine) -> tuple[int, int]:
+        """Counts in multiples of the grain if that uses the budget, else as they are. What is left after both
+        goes to prefill, if it is enough for more."""
+        limit = self.question.budget.limit
+        pairs: list[tuple[int, int]] = []
+        for rounded in (self.grained, int):
+            d = max(1, rounded(self._rest(prefill, max(1, rounded(p)), decode)))
+            pairs.append((max(1, rounded(self.most(prefill, limit - self.spent(decode, d)))), d))
+        spent = [self.spent(prefill, pair[0]) + self.spent(decode, pair[1]) for pair in pairs]
+        return pairs[0] if spent[0] >= (1 - LEFT_OVER) * spent[1] else pairs[1]
 
     def _prefill_any(self, engine: Engine, workers: int) -> float:
         """With as many misses as the targets allow, if an even share of them is hopeless."""
@@ -226,7 +245,8 @@ class Bounds:
         for split in splits:
             prefill, decode = split.pools
             for taken, pool in ((0, prefill), (1, decode)):
-                for mixed in range(self.grain, pool.workers, self.grain):
+                step = self.step(split)
+                for mixed in range(step, pool.workers, step):
                     found.extend(self._hybrid(split, taken, mixed))
         return ranked(found)
 

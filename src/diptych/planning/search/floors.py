@@ -46,8 +46,9 @@ def check_floors(found: Floors, targets: Targets) -> None:
         if wanted_s < floor_s:
             raise SpecError(
                 f"{flag} {wanted_s:g}: below the physical floor of {floor_s:.3g} s: {what} takes so long "
-                f"for {targets.share:.0%} of the requests on the fastest idle engine of the given hardware "
-                f"({engine}); nearest feasible: {flag} {_rounded_up(floor_s * MARGIN)}"
+                f"for {targets.share:.0%} of the requests on the fastest idle engine that the budget pays "
+                f"for ({engine}); give faster hardware, or the nearest feasible: {flag} "
+                f"{_rounded_up(floor_s * MARGIN)}"
             )
 
 
@@ -67,20 +68,26 @@ def check_budget(engines: Sequence[Engine], budget: Budget) -> list[Engine]:
     affordable = [
         engine for engine in priced if (engine.amount(budget.unit) or 0) <= budget.limit * (1 + 1e-9)
     ]
-    if not affordable:
-        least = min(priced, key=lambda engine: engine.amount(budget.unit) or 0)
+    if not _whole(affordable):
+        least = min(_whole(priced), key=lambda engine: engine.amount(budget.unit) or 0)
+        why = "; engines with capped power only decode" if affordable else ""
         raise SpecError(
             f"{budget.flag} {budget.limit:g}: pays for no engine that holds the model; the smallest is one "
-            f"{least.name}, so at least {budget.flag} {_rounded_up(least.amount(budget.unit) or 0)}"
+            f"{least.name}, so at least {budget.flag} {_rounded_up(least.amount(budget.unit) or 0)}{why}"
         )
     return affordable
+
+
+def _whole(engines: Sequence[Engine]) -> list[Engine]:
+    """Those that can do both phases: a plan needs one for its baseline."""
+    return [engine for engine in engines if engine.uncapped is None]
 
 
 def check_memory(engines: Sequence[Engine], shape: Shape) -> list[Engine]:
     """The engines whose KV memory holds the longest request. Raises `SpecError` if there is none."""
     longest = max(row.new_tokens + row.cached_tokens + row.output_tokens for row in shape.rows)
     able = [engine for engine in engines if engine.steps.kv_tokens >= longest]
-    if not able:
+    if not _whole(able):
         most = max(engines, key=lambda engine: engine.steps.kv_tokens)
         raise SpecError(
             f"--hardware: no engine within the budget holds a request of {longest:,} tokens; {most.name} "

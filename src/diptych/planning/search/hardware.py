@@ -75,7 +75,7 @@ def find_engines(names: Sequence[str], build: Build) -> Found:
         if Path(name).suffix in (".yaml", ".yml", ".json"):
             found.engines.append(_measured(Path(name)))
             continue
-        chip = catalogue().chip(name)
+        chip = _named(name, "--hardware")
         try:
             made = list(_of_chip(chip, build, found))
         except MissingFigure as missing:
@@ -153,6 +153,13 @@ def _capped(plain: Engine, device: DeviceSpec, cap_w: float) -> Engine:
     )
 
 
+def _named(name: str, flag: str) -> Chip:
+    try:
+        return catalogue().chip(name)
+    except SpecError as error:
+        raise SpecError(f"{flag}: {error} (all: diptych plan --list-hardware)") from None
+
+
 def _layouts(model: ModelSizes, chip: Chip) -> Iterator[dict[str, int]]:
     """Tensor parallel inside a scale-up domain; stages only where that is not enough; wide expert
     parallelism for mixtures of experts."""
@@ -187,7 +194,7 @@ def _name(chip: str, device: DeviceSpec) -> str:
 
 
 def _money(chip: Chip, rents: Mapping[str, float], found: Found) -> float | None:
-    given = {catalogue().chip(name).name: value for name, value in rents.items()}
+    given = {_named(name, "--rent").name: value for name, value in rents.items()}
     rent = rent_of(chip, {name: value for name, value in given.items() if name == chip.name})
     if not isinstance(rent, Rent):
         found.note(f"{rent}; give --rent {chip.name}=USD_PER_HOUR to have it counted")
@@ -208,10 +215,20 @@ def _measured(path: Path) -> Engine:
         if isinstance(data, dict) and isinstance(data.get("profile"), dict):
             data = data["profile"]
         profile = ProfileSpec.model_validate(data)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"--hardware {path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, ValidationError) as error:
-        raise SpecError(f"--hardware {path}: is not a measured profile: {error}") from None
+    except OSError as error:
+        raise SpecError(
+            f"--hardware {path}: cannot be read: {error.strerror}; give a profile that `diptych calibrate` "
+            "wrote, or the name of catalogue hardware"
+        ) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"--hardware {path}: is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "profile"
+        raise SpecError(
+            f"--hardware {path}: is not a measured profile: {where}: {first['msg']}; `diptych calibrate` "
+            "writes one"
+        ) from None
     return profile_engine(path.stem, profile)
 
 

@@ -19,7 +19,7 @@ LINE_RATE_SHARE = 0.87
 PORT_LOAD = 0.8
 """Load up to which a port is planned: beyond, waiting for it grows steeply (latency model §9)."""
 
-_RATE = re.compile(r"^\s*([0-9.]+)\s*(G|Gb/s|Gbit/s|Gbps|GB/s)\s*$", re.IGNORECASE)
+_RATE = re.compile(r"^\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(G|Gb/s|Gbit/s|Gbps|GB/s)\s*$", re.IGNORECASE)
 
 
 def parse_link(text: str) -> float:
@@ -37,7 +37,7 @@ def parse_link(text: str) -> float:
             ) from None
     value = float(found[1])
     if value <= 0:
-        raise SpecError(f"--link {text}: a bandwidth is positive")
+        raise SpecError(f"--link {text}: a bandwidth is positive, such as 400G")
     return value * 1e9 if found[2].endswith("B/s") else value * 1e9 / 8 * LINE_RATE_SHARE
 
 

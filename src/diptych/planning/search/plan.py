@@ -201,9 +201,8 @@ class _Planner:
     def _grain(self, bounds: Bounds, shape: Shape) -> int:
         """How many equal parts a fleet must have so that runs of one part can be long enough: a power of
         two."""
-        rate = max(
-            bounds.unsplit()[0].estimate.rate_rps, *(it.estimate.rate_rps for it in bounds.splits()[:1])
-        )
+        best = [*bounds.unsplit()[:1], *bounds.splits()[:1]]
+        rate = max(it.estimate.rate_rps for it in best)
         search = self._search(shape, fine=False)
         grain = 1
         most = STRETCH * search.most_requests
@@ -212,17 +211,17 @@ class _Planner:
         return grain
 
     def _choose(self, bounds: Bounds) -> tuple[list[Candidate], int]:
-        """A few of each kind that differ (fewer where runs are long), and the unsplit form of a mixed
-        split."""
+        """A few of each kind that differ (fewer where runs are long), one more of the unsplit ones, since a
+        weak baseline would flatter every split, and the unsplit form of a mixed split."""
         unsplit, splits = bounds.unsplit(), bounds.splits()
         effort = self.inquiry.effort
         search = self._search(bounds.question.shape, fine=False)
         needed = requests_needed(unsplit[0].estimate.rate_rps / bounds.grain, search)
         keep = effort.finalists if needed <= effort.most_requests else min(2, effort.finalists)
         hybrids = bounds.hybrids(splits[:keep])
-        chosen = _varied(unsplit, keep) + _varied(splits, keep) + _varied(hybrids, max(1, keep - 1))
+        chosen = _varied(unsplit, keep + 1) + _varied(splits, keep) + _varied(hybrids, max(1, keep - 1))
         for split in _varied(splits, 1):
-            if len({pool.engine.chip for pool in split.pools}) > 1:
+            if _uses_more(split, unsplit[0], self.inquiry.budget):
                 chosen.append(bounds.unsplit_hardware(split))
         return _distinct(chosen), len(unsplit) + len(splits) + len(hybrids)
 
@@ -419,6 +418,13 @@ def _varied(candidates: Sequence[Candidate], keep: int) -> list[Candidate]:
             seen[engines] = seen.get(engines, 0) + 1
             kept.append(candidate)
     return kept
+
+
+def _uses_more(split: Candidate, unsplit: Candidate, budget: Budget) -> bool:
+    """Whether the split has hardware that the best unsplit fleet has not: other chips, or what is left over
+    by engines of its size."""
+    spent = [it.amount(budget.unit) or 0.0 for it in (split, unsplit)]
+    return len({pool.engine.chip for pool in split.pools}) > 1 or spent[0] > spent[1] * (1 + 1e-9)
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:

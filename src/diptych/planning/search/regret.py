@@ -74,11 +74,12 @@ def reallocated(candidate: Candidate, bounds: Bounds) -> Candidate | None:
     prefill, decode = candidate.pools
     one, other = prefill.engine, decode.engine
     if one.chip == other.chip:
-        most = (candidate.chips - other.chips) // one.chips
-        tried = [
-            bounds.of_split(one, p, other, bounds.grained((candidate.chips - p * one.chips) // other.chips))
-            for p in range(bounds.grain, most + 1, bounds.grain)
+        step = bounds.step(candidate)
+        counts = [
+            (p, (candidate.chips - p * one.chips) // other.chips)
+            for p in range(step, candidate.chips // one.chips + 1, step)
         ]
+        tried = [bounds.of_split(one, p, other, d - d % step) for p, d in counts if d >= step]
     else:
         tried = [bounds.of_split(other, decode.workers, one, prefill.workers)]
         tried.append(bounds.of_split(one, prefill.workers, other, decode.workers))

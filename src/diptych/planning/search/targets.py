@@ -23,6 +23,10 @@ _FLAGS: dict[BudgetUnit, str] = {
 }
 
 
+_SUCH_AS: dict[BudgetUnit, int] = {"devices": 8, "money": 50, "watts": 10_000}
+"""Valid ones, for messages."""
+
+
 @dataclass(frozen=True)
 class Targets:
     """A request is good if it meets both; a rate is good if ``share`` of the requests are."""
@@ -34,7 +38,9 @@ class Targets:
     def __post_init__(self) -> None:
         for flag, value in (("--ttft", self.ttft_s), ("--tpot", self.tpot_s)):
             if not (isfinite(value) and value > 0):
-                raise SpecError(f"{flag} {value:g}: a latency target is a positive number of seconds")
+                raise SpecError(
+                    f"{flag} {value:g}: a latency target is a positive number of seconds, such as 0.5"
+                )
         if not 0 < self.share < 1:
             raise SpecError(f"--share {self.share:g}: between 0 and 1, such as 0.9")
 
@@ -72,7 +78,10 @@ def budget_of(devices: int | None, money: float | None, watts: float | None) -> 
         )
     budget = given[0]
     if not (isfinite(budget.limit) and budget.limit > 0):
-        raise SpecError(f"{budget.flag} {budget.limit:g}: a budget is a positive number")
+        raise SpecError(
+            f"{budget.flag} {budget.limit:g}: a budget is a positive number of {UNITS[budget.unit]}; such as "
+            f"{budget.flag} {_SUCH_AS[budget.unit]}"
+        )
     return budget
 
 
@@ -96,3 +105,5 @@ class Effort:
     def __post_init__(self) -> None:
         if self.seeds < 3:
             raise SpecError(f"--seeds {self.seeds}: a confidence interval needs 3 or more")
+        if self.processes < 1:
+            raise SpecError(f"--processes {self.processes}: at least 1")
