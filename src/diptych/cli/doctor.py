@@ -75,6 +75,7 @@ def run_checks(port: int) -> list[Check]:
         _shared_memory,
         _torch,
         _kernels,
+        _control_plane,
         _builtin_model,
         _hub_cache,
         _hub_token,
@@ -140,6 +141,13 @@ def _kernels() -> Check:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
     ]
     return Check("kernels", Status.OK, "; ".join(chosen), essential=True)
+
+
+def _control_plane() -> Check:
+    """Slower is not broken: the Python sources decide the same."""
+    from diptych.compiled import describe
+
+    return Check("control plane", Status.OK, describe())
 
 
 def _builtin_model() -> Check:

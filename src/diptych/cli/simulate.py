@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from diptych.planning.faults import Fault
-    from diptych.planning.simulate import SimulationResult
+    from diptych.planning.result import SimulationResult
 
 
 def simulate(
@@ -28,6 +28,9 @@ def simulate(
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
     """Run a workload on a cluster in virtual time: the production control plane on cost models.
+
+    Unless the spec sets kv.block_tokens, KV memory is counted in the blocks in which the workload names its
+    prefixes (512 tokens in Mooncake's traces).
 
     Parameters
     ----------
@@ -46,6 +49,7 @@ def simulate(
         Print one JSON object instead of tables.
     """
     from diptych.cli.spec import load_file
+    from diptych.planning.granularity import in_blocks_of
     from diptych.planning.report.simulation import simulation_data
     from diptych.planning.simulate import simulate as run
     from diptych.planning.traces import open_workload
@@ -53,6 +57,7 @@ def simulate(
     cluster = load_file(Path(spec)).spec
     script = read_faults(faults) if faults is not None else ()
     load = _first(open_workload(workload), requests)
+    cluster = in_blocks_of(cluster, load)
     with _working("simulating"):
         result = run(cluster, load, faults=script, keep_requests=output is not None)
     if output is not None:
@@ -60,7 +65,7 @@ def simulate(
     if as_json:
         print(json.dumps(simulation_data(result)))
     else:
-        _print(result, load.name)
+        _print(result, f"{load.name}, KV in blocks of {cluster.kv.block_tokens} tokens")
 
 
 def read_faults(path: Path) -> tuple[Fault, ...]:

@@ -1,6 +1,7 @@
 """Names of things. Knows only what identifies what; does not know what the things are."""
 
-from typing import NewType, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NewType, TypeAlias
 
 RequestId = NewType("RequestId", str)
 """One request inside the cluster; unique for the life of the head process."""
@@ -22,3 +23,9 @@ BlockId: TypeAlias = int
 
 TokenId: TypeAlias = int
 """Index into the model's vocabulary."""
+
+if TYPE_CHECKING:
+    Tokens: TypeAlias = Sequence[TokenId]
+    """Tokens of a request. A tuple on every wire; where nobody reads the tokens, a `range` will do."""
+else:
+    Tokens = tuple[TokenId, ...]

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from diptych.domain.ids import BlockHash, RequestId, TokenId
+from diptych.domain.ids import BlockHash, RequestId, TokenId, Tokens
 
 
 class Phase(StrEnum):
@@ -60,7 +60,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One sequence to generate. A call with ``n`` choices arrives as ``n`` requests."""
 
     request_id: RequestId
-    prompt_token_ids: tuple[TokenId, ...]
+    prompt_token_ids: Tokens
     cache_root: BlockHash
     """`hash_root(model, salt)`: the parent of the first block's hash."""
     block_hashes: tuple[BlockHash, ...]
@@ -76,7 +76,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     request_id: RequestId
     attempt: int
     """Rises with every placement of the request; a report of an older attempt is stale."""
-    token_ids: tuple[TokenId, ...]
+    token_ids: Tokens
     """Prompt, then the output tokens that exist already."""
     prompt_tokens: int
     """How many of ``token_ids`` are the prompt."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from diptych.domain.ids import BlockId, RequestId, TokenId
+from diptych.domain.ids import BlockId, RequestId, TokenId, Tokens
 from diptych.domain.request import Logprob, Sampled, SamplingParams
 
 
@@ -19,7 +19,7 @@ class NewSequence(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request_id: RequestId
-    token_ids: tuple[TokenId, ...]
+    token_ids: Tokens
     more_token_ids: tuple[TokenId, ...] = ()
     prompt_tokens: int
     sampling: SamplingParams
@@ -33,7 +33,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request_id: RequestId
-    token_ids: tuple[TokenId, ...]
+    token_ids: Tokens
     start: int
     block_table: tuple[BlockId, ...]
     sample: bool

@@ -6,6 +6,7 @@ Knows: the bounds of the queue, what can never fit, how long to stay away. Does 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import fsum
 
 from diptych.domain.errors import ContextTooLong, Saturated
 from diptych.domain.worker import Role, WorkerInfo
@@ -67,7 +68,7 @@ class Admission:
         alone_s = [self._cost.prefill_s(it.worker_id, tokens, 0) for it in workers]
         if not alone_s:
             return RETRY_AFTER_MAX_S
-        together_s = 0.0 if min(alone_s) <= 0 else 1 / sum(1 / seconds for seconds in alone_s)
+        together_s = 0.0 if min(alone_s) <= 0 else 1 / fsum([1 / seconds for seconds in alone_s])
         return min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, together_s))
 
 

@@ -53,9 +53,9 @@ class Faults:
         for attempt in self._attempts.all():
             self._bereave(attempt, ref, now_s)
         for lease_id in unanswered:
-            attempt = self._attempts.borrower(lease_id)
-            if attempt is not None:
-                self._placing.start_if_answered(attempt, now_s)
+            borrower = self._attempts.borrower(lease_id)
+            if borrower is not None:
+                self._placing.start_if_answered(borrower, now_s)
 
     def due(self, key: TimerKey, now_s: float) -> None:
         """A deadline has passed."""

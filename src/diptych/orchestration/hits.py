@@ -88,12 +88,14 @@ class Run:
         hits = Hits()
         last: Holder | None = None
         for start, stop, holders in self._stretches:
-            for owner in holders:
-                if owner.owner == prefer:
+            owner: Holder | None = None
+            for holder in holders:
+                if holder.owner == prefer:
+                    owner = holder
                     hits.own += stop - start
                     break
             else:
-                if last in holders and last.owner in self._seats:
+                if last is not None and last in holders and last.owner in self._seats:
                     owner = last
                 else:
                     owner = next((it for it in holders if it.owner in self._seats), None)

@@ -34,16 +34,19 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of the sequences that decode there."""
 
 
-class Account(msgspec.Struct):
+class Account:
     """Sum of the holds at one worker."""
 
-    pins: dict[BlockId, int] = {}
-    """Pinned block → by how many holds."""
-    holds: int = 0
-    blocks: int = 0
-    prefill_tokens: int = 0
-    decodes: int = 0
-    context_tokens: int = 0
+    __slots__ = ("blocks", "context_tokens", "decodes", "holds", "pins", "prefill_tokens")
+
+    def __init__(self) -> None:
+        self.pins: dict[BlockId, int] = {}
+        """Pinned block → by how many holds."""
+        self.holds = 0
+        self.blocks = 0
+        self.prefill_tokens = 0
+        self.decodes = 0
+        self.context_tokens = 0
 
     def room_blocks(self, arena: Arena) -> int:
         """Blocks of ``arena`` that nobody has been promised."""
@@ -77,6 +80,11 @@ class Account(msgspec.Struct):
                 else:
                     pins[block_id] = count - 1
 
+    def figures(self) -> tuple[dict[BlockId, int], int, int, int, int, int]:
+        """All of it, to be compared."""
+        sums = (self.holds, self.blocks, self.prefill_tokens, self.decodes, self.context_tokens)
+        return (self.pins, *sums)
+
 
 class Ledger:
     """One account per worker id. ``releases`` counts the holds that were taken away: while it stands still,
@@ -108,7 +116,6 @@ class Ledger:
         for worker_id, hold in holds:
             wanted.hold(worker_id, hold)
         for worker_id in sorted({*self._accounts, *wanted._accounts}):
-            if self.account(worker_id) != wanted.account(worker_id):
-                raise Bug(
-                    f"ledger of {worker_id}: {self.account(worker_id)} is not {wanted.account(worker_id)}"
-                )
+            there, due = self.account(worker_id).figures(), wanted.account(worker_id).figures()
+            if there != due:
+                raise Bug(f"ledger of {worker_id}: {there} is not {due}")

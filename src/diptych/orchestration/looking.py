@@ -95,11 +95,11 @@ class Look:
             prefill.append(view)
         for seat, no in zip(split.decode, decode_no, strict=True):
             if no is None and sight.prefill:
-                view = self._decode_view(seat, overlaps)
-                sight.decode.append((view, seat))
+                shown = self._decode_view(seat, overlaps)
+                sight.decode.append((shown, seat))
             else:
-                view = DecodeView(seat.worker_id, no)
-            decode.append(view)
+                shown = DecodeView(seat.worker_id, no)
+            decode.append(shown)
         instead = () if streamed else self._instead(sight)
         sight.view = SplitView(tuple(prefill), tuple(decode), instead)
         return sight

@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
 
 class Router:
-    """Answers `route`; changes nothing."""
+    """Answers `route`; changes nothing but its own count of questions."""
 
     def __init__(self, parts: Parts, slo: SloSpec) -> None:
         self._registry = parts.registry
@@ -41,9 +41,12 @@ class Router:
         self._slo = slo
         self._floor = Floor.of((), parts.ledger)
         self._floor_of = parts.registry.sets
+        self.looks = 0
+        """How often it was asked."""
 
     def route(self, job: Job) -> Plan | Obstacle:
         """The best pair for the next attempt of ``job``, or the least obstacle that stands in the way."""
+        self.looks += 1
         if self._floor_of != self._registry.sets:
             self._floor = Floor.of(self._registry.usable(), self._ledger)
             self._floor_of = self._registry.sets

@@ -7,10 +7,9 @@ workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from diptych.domain.errors import SpecError
-from diptych.domain.ids import BlockHash, RequestId, TokenId
+from diptych.domain.ids import BlockHash, RequestId
 from diptych.domain.kv import HASH_BYTES, hash_root
 from diptych.domain.request import Request, SamplingParams
 from diptych.planning.worker import END
@@ -52,7 +51,7 @@ def request_maker(
         limit = arrival.max_tokens or max(1, max_model_tokens - tokens)
         return Request(
             request_id=RequestId(f"{number:08d}"),
-            prompt_token_ids=cast("tuple[TokenId, ...]", range(tokens)),
+            prompt_token_ids=range(tokens),
             cache_root=ROOT,
             block_hashes=hashes,
             sampling=SamplingParams(max_tokens=limit, seed=number, stop_token_ids=(END,)),

@@ -14,10 +14,8 @@ from math import inf
 
 import msgspec
 
-from diptych.domain.cluster import ClusterSpec, LimitsSpec, SloSpec
+from diptych.domain.cluster import ClusterSpec, LimitsSpec
 from diptych.domain.ids import WorkerId
-from diptych.domain.lifecycle import State
-from diptych.domain.report import HandoffKind, Moment, RequestReport
 from diptych.orchestration.core import Orchestrator
 from diptych.performance.steps import StepModel
 from diptych.planning.consumption import consumption
@@ -26,139 +24,13 @@ from diptych.planning.faults import ColdStart, Fault, Kill, Slow, SlowLink, chec
 from diptych.planning.fleet import Fleet, Member, build_fleet
 from diptych.planning.host import Host
 from diptych.planning.link import VirtualLink
-from diptych.planning.measure import Buckets, Samples, Summary
 from diptych.planning.placement_cost import placement_cost
+from diptych.planning.recorder import Recorder
 from diptych.planning.requests import request_maker
+from diptych.planning.result import HandoffResult, PoolResult, SimulationResult
 from diptych.planning.worker import VirtualWorker
 from diptych.scheduling import Scheduler
-from diptych.workload.record import Arrival, Workload
-
-
-class PoolResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One pool over the whole run."""
-
-    workers: int
-    utilisation: float
-    """Busy share of its workers' time."""
-    busy_s: float
-    prefill_s: float
-    decode_s: float
-    kv_peak_fraction: float
-    """The fullest worker's held blocks at its fullest moment."""
-    energy_j: float | None = None
-    """None: the power of its hardware is not known."""
-    cost: float | None = None
-    """Money for the run; None: no price is known."""
-
-
-class HandoffResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All handoffs. ``exposed_s``: from the end of prefill until decode may start."""
-
-    count: int
-    bytes: int
-    exposed_s: Summary
-
-
-class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One request of a run. Times in seconds of the run's clock; None where it never came so far."""
-
-    number: int
-    state: str
-    arrival_s: float
-    first_token_s: float | None = None
-    last_token_s: float | None = None
-    ended_s: float | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    prefill_worker: str | None = None
-    decode_worker: str | None = None
-    decode_wait_s: float | None = None
-    """From arrival until decode memory was set aside (split pairs)."""
-    handoff_s: float = 0.0
-    error: str | None = None
-
-
-class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run showed. Times in seconds; definitions as of the client's metrics."""
-
-    requests: int
-    completed: int
-    rejected: int
-    failed: int
-    ttft_s: Summary
-    tpot_s: Summary
-    itl_s: Summary
-    e2e_s: Summary
-    goodput_rps: float
-    slo_attainment: float
-    output_tokens_per_s: float
-    makespan_s: float
-    pools: dict[str, PoolResult]
-    prefix_hit_tokens: int
-    prompt_tokens: int
-    handoff: HandoffResult
-    link_utilisation: float | None
-    events: int
-    wall_s: float
-    records: tuple[RequestRecord, ...] = ()
-
-
-class Recorder:
-    """Hears how every request ended; keeps sums, and the records if they are wanted."""
-
-    def __init__(self, slo: SloSpec, keep: bool) -> None:
-        self._slo = slo
-        self._keep = keep
-        self.itl = Buckets()
-        self.records: list[RequestRecord] = []
-        self.requests = self.completed = self.rejected = self.failed = self.met = 0
-        self.output_tokens = self.prompt_tokens = self.hit_tokens = self.handoffs = self.handoff_bytes = 0
-        self.first_s = inf
-        self.last_s = 0.0
-        self._ttft, self._tpot, self._e2e, self._exposed = Samples(), Samples(), Samples(), Samples()
-
-    def ended(self, arrival: Arrival, report: RequestReport, now_s: float) -> None:
-        """See `Audience`."""
-        self.requests += 1
-        moments = report.moments
-        arrived_s = moments.get(Moment.RECEIVED, now_s)
-        self.first_s = min(self.first_s, arrived_s)
-        self.last_s = max(self.last_s, now_s)
-        if report.state is State.FINISHED:
-            self._finished(arrival, report, arrived_s)
-        elif report.state is State.REJECTED:
-            self.rejected += 1
-        else:
-            self.failed += 1
-        if self._keep:
-            self.records.append(_record(arrival, report, arrived_s, now_s))
-
-    def _finished(self, arrival: Arrival, report: RequestReport, arrived_s: float) -> None:
-        first_s, last_s = report.moments[Moment.FIRST_TOKEN], report.moments[Moment.LAST_TOKEN]
-        tokens = arrival.output_tokens
-        ttft_s = first_s - arrived_s
-        self.completed += 1
-        self.output_tokens += tokens
-        self.prompt_tokens += arrival.input_tokens
-        self.hit_tokens += report.cached_tokens
-        self._ttft.add(ttft_s)
-        self._e2e.add(last_s - arrived_s)
-        good = self._slo.ttft_s is None or ttft_s <= self._slo.ttft_s
-        if tokens > 1:
-            tpot_s = (last_s - first_s) / (tokens - 1)
-            self._tpot.add(tpot_s)
-            good = good and (self._slo.tpot_s is None or tpot_s <= self._slo.tpot_s)
-        self.met += good
-        handoff = report.handoff
-        if handoff.kind is not HandoffKind.NONE:
-            self.handoffs += 1
-            self.handoff_bytes += handoff.bytes_streamed + handoff.bytes_lent + handoff.bytes_copied
-            self._exposed.add(handoff.handoff_s)
-
-    def summaries(self) -> tuple[Summary, Summary, Summary, Summary]:
-        """TTFT, TPOT, e2e, exposed handoff."""
-        return self._ttft.summary(), self._tpot.summary(), self._e2e.summary(), self._exposed.summary()
+from diptych.workload.record import Workload
 
 
 class Simulation:
@@ -373,28 +245,6 @@ def _rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
-
-
-def _record(arrival: Arrival, report: RequestReport, arrived_s: float, now_s: float) -> RequestRecord:
-    moments = report.moments
-    placed = report.placements[-1] if report.placements else None
-    reserved_s = moments.get(Moment.DECODE_RESERVED)
-    return RequestRecord(
-        number=int(report.request_id),
-        state=report.state.value,
-        arrival_s=arrived_s,
-        first_token_s=moments.get(Moment.FIRST_TOKEN),
-        last_token_s=moments.get(Moment.LAST_TOKEN),
-        ended_s=now_s,
-        input_tokens=arrival.input_tokens,
-        output_tokens=arrival.output_tokens,
-        cached_tokens=report.cached_tokens,
-        prefill_worker=placed.prefill_worker if placed else None,
-        decode_worker=placed.decode_worker if placed else None,
-        decode_wait_s=None if reserved_s is None else reserved_s - arrived_s,
-        handoff_s=report.handoff.handoff_s,
-        error=report.error_code,
-    )
 
 
 def _rate(amount: float, span_s: float) -> float:

@@ -250,7 +250,9 @@ class Scheduler:
     def _to_shape(self, batch: Batch) -> StepShape:
         self._attempts.ended = []  # there is nobody to be told
         decodes = self._roster.decodes
-        context_tokens, left_out, imports = decodes.context_tokens, (), ()
+        context_tokens = decodes.context_tokens
+        left_out: tuple[RequestId, ...] = ()
+        imports: tuple[RequestId, ...] = ()
         if batch.decodes < len(decodes.sequences):
             rest = decodes.sequences[batch.decodes :]
             context_tokens -= sum(map(decodes.computed, rest))

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
-from itertools import chain
 
 from diptych.domain.commands import StartDecode, StartPrefill
 from diptych.domain.errors import Bug
@@ -196,9 +195,8 @@ class Sequence:
 
     def leading_hashes(self, blocks: int) -> Iterator[BlockHash]:
         """Hashes of the first ``blocks`` full blocks, each computed only when it is reached."""
-        if blocks <= len(self.hashes):
-            return iter(self.hashes[:blocks])
-        return chain(self.hashes, (self.block_hash(index) for index in range(len(self.hashes), blocks)))
+        for index in range(blocks):
+            yield self.hashes[index] if index < len(self.hashes) else self.block_hash(index)
 
     def block_name(self, index: int) -> BlockHash:
         """Hash of full block ``index``; of the root for -1."""

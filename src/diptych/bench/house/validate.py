@@ -18,7 +18,8 @@ from diptych.bench.house.steps import StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.errors import ClusterError
 from diptych.planning.measure import Samples
-from diptych.planning.simulate import SimulationResult, simulate
+from diptych.planning.result import SimulationResult
+from diptych.planning.simulate import simulate
 from diptych.runtime.cluster import Cluster
 from diptych.workload.record import Arrival, Workload
 

@@ -13,7 +13,8 @@ from diptych.domain.fleet import LinkSpec, ProfileSpec
 from diptych.domain.worker import Role
 from diptych.performance.steps import StepModel
 from diptych.planning.acceptance.rules.requests import Asked, Served, as_workload
-from diptych.planning.simulate import SimulationResult, simulate
+from diptych.planning.result import SimulationResult
+from diptych.planning.simulate import simulate
 
 PATIENT = LimitsSpec(
     queue_requests=1_000_000,

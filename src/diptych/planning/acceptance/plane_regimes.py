@@ -21,7 +21,8 @@ from diptych.planning.acceptance.row import By, Row, Sheet
 from diptych.planning.acceptance.rules.engine_fit import EngineFit, read_fit
 from diptych.planning.acceptance.rules.goodput import WANTED, highest
 from diptych.planning.acceptance.rules.requests import Asked, as_workload, distserve_requests
-from diptych.planning.simulate import RequestRecord, Simulation
+from diptych.planning.result import RequestRecord
+from diptych.planning.simulate import Simulation
 
 RESOLUTION = 0.03
 """req/s per chip; one seed. Runs go step by step, which costs more than leaping."""

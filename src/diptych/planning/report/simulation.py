@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from diptych.planning.measure import Summary
-from diptych.planning.simulate import PoolResult, SimulationResult
+from diptych.planning.result import PoolResult, SimulationResult
 
 
 def simulation_data(result: SimulationResult) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from diptych.domain.cluster import ClusterSpec
 from diptych.domain.worker import Role
 from diptych.performance.steps import Chunk
 from diptych.planning.measure import Samples
+from diptych.planning.result import RequestRecord, SimulationResult
 from diptych.planning.search.draws import Draw
-from diptych.planning.simulate import RequestRecord, Simulation, SimulationResult
+from diptych.planning.simulate import Simulation
 from diptych.workload.record import Workload
 
 WIDE = 1.2
