@@ -22,9 +22,11 @@ import json
 from diptych.cli.main import main
 import sys
 import sysconfig
-sys.argv = ["diptych", "simulate", {spec!r}, "--workload", "synthetic:poisson,rate=30,input=800,output=60,requests=300,seed=1", "--json"]
+sys.argv = ["diptych", "simulate", {spec!r}, "--workload", {workload!r}, "--json"]
 main()
 """
+
+WORKLOAD = "synthetic:poisson,rate=30,input=800,output=60,requests=300,seed=1"
 
 SPEC = """
 pools:
@@ -97,7 +99,7 @@ def test_both_forms_simulate_the_same(tmp_path: Path) -> None:
     spec.write_text(SPEC)
     answers = []
     for compiled_too in (True, False):
-        done = _python("-c", RUN.format(spec=str(spec)), compiled_too=compiled_too)
+        done = _python("-c", RUN.format(spec=str(spec), workload=WORKLOAD), compiled_too=compiled_too)
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout)
         assert answer["completed"] == 300
