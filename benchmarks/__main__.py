@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import clients, handoff, interference, numerics, soak
+from benchmarks import clients, handoff, interference, numerics, simulator, soak
 
 BENCHMARKS = {
     "handoff": handoff.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "interference": interference.main,
     "soak": soak.main,
     "clients": clients.main,
+    "simulator": simulator.main,
 }
 
 

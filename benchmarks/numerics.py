@@ -98,7 +98,7 @@ def _plan(slices: list[Slice]) -> StepPlan:
     new = tuple(
         NewSequence(
             request_id=piece.request_id,
-            token_ids=(0,) * piece.start + piece.token_ids,
+            token_ids=(0,) * piece.start + tuple(piece.token_ids),
             prompt_tokens=piece.start + len(piece.token_ids),
             sampling=SAMPLING,
         )
