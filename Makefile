@@ -11,7 +11,7 @@ ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run generate test acceptance check format bench train docs clean
+.PHONY: help setup run generate test acceptance compile check format bench train docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -40,6 +40,9 @@ test: $(STAMP) ## Run all tests
 
 acceptance: $(STAMP) ## Simulator and planner against published figures (ARGS="--only T3,T5 --data DIR")
 	$(BIN)/python -m diptych.planning.acceptance $(ARGS)
+
+compile: $(STAMP) ## Compile the control plane again after a change (setup does it once)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps -e .
 
 check: $(STAMP) ## Lint, format and type checks
 	$(BIN)/ruff check .

@@ -113,3 +113,13 @@ def test_the_sources_pass_their_own_tests() -> None:
     _needs_compiled()
     done = _python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *ON_SOURCES, compiled_too=False)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_without_a_compiler_it_says_so_and_leaves_everything_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = compiled.MANIFEST.read_bytes() if compiled.MANIFEST.is_file() else None
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert build.main() == 1
+    assert "the Python sources run instead" in capsys.readouterr().err
+    assert (compiled.MANIFEST.read_bytes() if compiled.MANIFEST.is_file() else None) == before
