@@ -5,7 +5,7 @@ Knows: layout arithmetic and hashing. Does not know: tensors, who owns a block, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from struct import Struct
 
@@ -81,12 +81,10 @@ def extend_hashes(
 
     A trailing part shorter than a block has no hash.
     """
-    return tuple(_chain(parent, token_ids, block_tokens))
-
-
-def _chain(parent: BlockHash, token_ids: Sequence[TokenId], block_tokens: int) -> Iterable[BlockHash]:
     pack = Struct(f"<{block_tokens}I").pack
+    chain: list[BlockHash] = []
     for start in range(0, len(token_ids) - block_tokens + 1, block_tokens):
         content = pack(*token_ids[start : start + block_tokens])
         parent = BlockHash(blake2b(parent + content, digest_size=HASH_BYTES).digest())
-        yield parent
+        chain.append(parent)
+    return tuple(chain)

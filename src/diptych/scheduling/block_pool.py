@@ -41,15 +41,19 @@ class BlockPool:
     def __init__(self, arena: Arena, adopted: Mapping[LeaseId, tuple[BlockId, ...]] | None = None) -> None:
         self._arena = arena
         self._leases: dict[LeaseId, tuple[BlockId, ...]] = dict(adopted or {})
-        self._references = dict(Counter(block for blocks in self._leases.values() for block in blocks))
-        foreign = [block for block in self._references if block not in arena]
+        adopted_blocks = Counter([block for blocks in self._leases.values() for block in blocks])
+        foreign = [block for block in adopted_blocks if block not in arena]
         if foreign:
             raise Bug(f"adopted leases name blocks {foreign} outside of {arena}")
         ids = range(arena.start, arena.start + arena.blocks)
+        self._start = arena.start
+        self._references = [adopted_blocks[block] for block in ids]
+        """By place in the arena."""
+        self._held = len(adopted_blocks)
         # Last in, first out: a block that was used lately is likelier to be in a CPU cache.
-        self._free: list[BlockId] = [block for block in reversed(ids) if block not in self._references]
+        self._free: list[BlockId] = [block for block in reversed(ids) if block not in adopted_blocks]
         self._reserved = 0
-        self._cache = PrefixCache()
+        self._cache = PrefixCache(arena)
         self._idle = self._cache.idle
         self.news = self._cache.news
         """What `drain_news` would tell; to be looked at only."""
@@ -74,7 +78,7 @@ class BlockPool:
     @property
     def held_blocks(self) -> int:
         """Blocks that sequences or leases hold."""
-        return len(self._references)
+        return self._held
 
     @property
     def reserved_blocks(self) -> int:
@@ -130,10 +134,11 @@ class BlockPool:
         (`is_idle`)."""
         references = self._references
         for block_id in block_ids:
-            held = references.get(block_id, 0)
-            if not held:
+            place = self._place(block_id)
+            if not references[place]:
                 self._wake(block_id)
-            references[block_id] = held + 1
+                self._held += 1
+            references[place] += 1
 
     def release(self, block_ids: Sequence[BlockId]) -> None:
         """Give up one reference to each. The last block falls idle first, so that a chain is evicted from
@@ -141,13 +146,14 @@ class BlockPool:
         references = self._references
         gone: list[BlockId] = []
         for block_id in reversed(block_ids):
-            held = references.pop(block_id, 0)
+            place = self._place(block_id)
+            held = references[place]
+            if not held:
+                raise Bug(f"block {block_id} is released but not held")
+            references[place] = held - 1
             if held == 1:
                 gone.append(block_id)
-            elif held:
-                references[block_id] = held - 1
-            else:
-                raise Bug(f"block {block_id} is released but not held")
+        self._held -= len(gone)
         self._free += self._cache.rest(gone)
 
     def is_idle(self, block_id: BlockId) -> bool:
@@ -156,7 +162,7 @@ class BlockPool:
 
     def is_exclusive(self, block_id: BlockId) -> bool:
         """Whether there is one reference and no name: its one holder may write into it."""
-        return self._references.get(block_id) == 1 and not self._cache.names(block_id)
+        return self._references[self._place(block_id)] == 1 and not self._cache.names(block_id)
 
     # ------------------------------------------------------------ leases
 
@@ -207,7 +213,7 @@ class BlockPool:
     def publish(self, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]) -> None:
         """Name full blocks that the caller holds. One whose content another block has already gets none."""
         for block_id in block_ids:
-            if block_id not in self._references:
+            if not self._references[self._place(block_id)]:
                 raise Bug(f"block {block_id} is published but not held")
         self._cache.publish(hashes, block_ids)
 
@@ -222,11 +228,14 @@ class BlockPool:
         ``reserved``: what the holders of reservations think is promised, if the caller knows."""
         self._cache.check()
         self._check_states()
-        expected = Counter(block for blocks in self._leases.values() for block in blocks)
+        expected = Counter([block for blocks in self._leases.values() for block in blocks])
         for blocks in holders:
             expected.update(blocks)
-        if dict(expected) != self._references:
-            raise Bug(f"references {self._references} differ from what holders have: {expected}")
+        known = {self._start + place: held for place, held in enumerate(self._references) if held}
+        if dict(expected) != known:
+            raise Bug(f"references {known} differ from what holders have: {expected}")
+        if self._held != len(known):
+            raise Bug(f"{self._held} held blocks are counted, there are {len(known)}")
         if self.available_blocks < 0:
             raise Bug(f"{self._reserved} blocks are promised, too few are obtainable")
         if reserved is not None and reserved != self._reserved:
@@ -235,7 +244,8 @@ class BlockPool:
     def _check_states(self) -> None:
         """Each block of the arena is in exactly one state."""
         for block_id in range(self._arena.start, self._arena.start + self._arena.blocks):
-            states = self._free.count(block_id) + self.is_idle(block_id) + (block_id in self._references)
+            states = self._free.count(block_id) + self.is_idle(block_id)
+            states += self._references[self._place(block_id)] > 0
             if states != 1:
                 raise Bug(f"block {block_id} is in {states} states")
             if self._cache.names(block_id) and block_id in self._free:
@@ -254,8 +264,17 @@ class BlockPool:
         del free[kept:]
         if len(taken) < blocks:
             taken += self._cache.evict(blocks - len(taken))
-        self._references.update(dict.fromkeys(taken, 1))
+        references, start = self._references, self._start
+        for block_id in taken:
+            references[block_id - start] = 1
+        self._held += len(taken)
         return taken
+
+    def _place(self, block_id: BlockId) -> int:
+        place = block_id - self._start
+        if place < 0 or place >= len(self._references):
+            raise Bug(f"block {block_id} is outside of {self._arena}")
+        return place
 
     def _wake(self, block_id: BlockId) -> None:
         if block_id not in self._idle:
