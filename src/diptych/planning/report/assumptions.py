@@ -26,10 +26,12 @@ def assumptions(plan: Plan) -> list[str]:
 def _speed(engines: list[Engine]) -> Iterator[str]:
     if any(engine.device is not None for engine in engines):
         fitted = efficiencies()
-        errors = ", ".join(f"{name} {share:.1%}" for name, share in fitted.errors.items())
+        found = {name: f"{100 * share:.1f} %" for name, share in fitted.errors.items()}
         yield (
-            f"step times: named efficiencies fitted to {fitted.rows} rows of {fitted.source} "
-            f"({fitted.date}); {errors}"
+            f"step times: named efficiencies fitted to {fitted.rows:,} rows of {fitted.source}, "
+            f"{fitted.date}; mean error of TPOT {found['tpot_in_sample']}, of groups left out of the fit "
+            f"{found['tpot_left_out']}; median error of TTFT {found['ttft_in_sample_median']} and "
+            f"{found['ttft_left_out_median']}"
         )
     for engine in engines:
         error = getattr(engine.steps, "relative_error", None)

@@ -98,18 +98,20 @@ def _candidates(data: Mapping[str, Any]) -> str:
         "USD per M tokens",
     )
     note = f"{data['considered']:,} candidates by closed forms, {len(data['candidates'])} simulated "
-    note += f"({data['simulated_requests']:,} requests)."
+    note += f"({data['simulated_requests']:,} requests). Goodputs with an interval are means over all seeds; "
+    note += "those without are of the first seed only."
     return f"<p>{note}</p>" + _table((*head, "bound by"), rows)
 
 
 def _use(data: Mapping[str, Any]) -> str:
     rows = []
-    for role in ("best", "baseline"):
+    same = data["best"]["name"] == data["baseline"]["name"]
+    for role in ("best",) if same else ("best", "baseline"):
         for use in data[role]["use"]:
             busy = use["busy"]
             rows.append(
                 [
-                    f"{escape(use['pool'])} <em>{role}</em>",
+                    f"{escape(use['pool'])} <em>{'best, baseline' if same else role}</em>",
                     escape(use["phase"]),
                     f"{use['compute']:.0%}",
                     f"{use['bandwidth']:.0%}",

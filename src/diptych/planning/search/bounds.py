@@ -5,7 +5,7 @@ Knows: engines, a budget, how counts follow from rates. Does not know: how a goo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -36,7 +36,7 @@ DECODE_CHUNK = 512
 MOST_WORKERS = 256
 """Of one pool, as a spec allows."""
 
-LEFT_OVER = 0.07
+LEFT_OVER = 0.04
 """Share of a budget that may be left over so that a fleet consists of equal parts."""
 
 KEPT_PREFILL, KEPT_DECODE = 2, 3
@@ -117,19 +117,22 @@ class Bounds:
         limit = self.question.budget.limit if left is None else left
         return min(MOST_WORKERS, int(limit / amount + 1e-9))
 
-    def grained(self, workers: int) -> int:
-        """Large counts in multiples of the grain, rounded down."""
-        return workers - workers % self.grain if workers >= self.grain else workers
+    def _grains(self) -> Iterator[int]:
+        """The grain, its half and so on, down to 1."""
+        grain = self.grain
+        while grain >= 1:
+            yield grain
+            grain //= 2
 
     def step(self, candidate: Candidate) -> int:
         """Workers that change roles together: as many as leave a fleet of equal parts what it is."""
         return gcd(self.grain, *(pool.workers for pool in candidate.pools))
 
     def _all(self, engine: Engine) -> int:
-        """As many as the budget pays for, in multiples of the grain if next to nothing of it is left over."""
+        """As many as the budget pays for, in as large multiples as leave next to nothing of it over."""
         most = self.most(engine)
-        rounded = self.grained(most)
-        return rounded if rounded >= (1 - LEFT_OVER) * most else most
+        counts = (rounded_down(most, grain) for grain in self._grains())
+        return next(count for count in counts if count >= (1 - LEFT_OVER) * most)
 
     def spent(self, engine: Engine, workers: int) -> float:
         """What so many take out of the budget."""
@@ -188,16 +191,20 @@ class Bounds:
         around = sorted({max(1, low + step * self.grain) for step in (-1, 0, 1)})
         return list(dict.fromkeys(self._pair(prefill, p, decode) for p in around if p <= most))
 
-    def _pair(self, prefill: Engine, p: int, decode: Engine) -> tuple[int, int]:
-        """Counts in multiples of the grain if that uses the budget, else as they are. What is left after both
-        goes to prefill, if it is enough for more."""
+    def _pair(self, prefill: Engine, workers: int, decode: Engine) -> tuple[int, int]:
+        """Counts in as large multiples as use the budget. What is left after both goes to prefill, if it is
+        enough for more."""
         limit = self.question.budget.limit
         pairs: list[tuple[int, int]] = []
-        for rounded in (self.grained, int):
-            d = max(1, rounded(self._rest(prefill, max(1, rounded(p)), decode)))
-            pairs.append((max(1, rounded(self.most(prefill, limit - self.spent(decode, d)))), d))
-        spent = [self.spent(prefill, pair[0]) + self.spent(decode, pair[1]) for pair in pairs]
-        return pairs[0] if spent[0] >= (1 - LEFT_OVER) * spent[1] else pairs[1]
+        for grain in self._grains():
+            p = max(1, rounded_down(workers, grain))
+            d = max(1, rounded_down(self._rest(prefill, p, decode), grain))
+            p = max(1, rounded_down(self.most(prefill, limit - self.spent(decode, d)), grain))
+            pairs.append((p, d))
+        spent = [self.spent(prefill, p) + self.spent(decode, d) for p, d in pairs]
+        return next(
+            pair for pair, used in zip(pairs, spent, strict=True) if used >= (1 - LEFT_OVER) * spent[-1]
+        )
 
     def _prefill_any(self, engine: Engine, workers: int) -> float:
         """With as many misses as the targets allow, if an even share of them is hopeless."""
@@ -325,6 +332,11 @@ class Bounds:
         """Rate per unit of budget when half of it goes to this phase."""
         workers = max(1, self.most(engine, self.question.budget.limit / 2))
         return rate(engine, workers) / self.spent(engine, workers)
+
+
+def rounded_down(workers: int, grain: int) -> int:
+    """Counts from ``grain`` on to a multiple of it."""
+    return workers - workers % grain if workers >= grain else workers
 
 
 def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:

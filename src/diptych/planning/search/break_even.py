@@ -230,14 +230,20 @@ def _told(
 ) -> BreakEven:
     side = "split" if curve and curve[-1][1] >= 1.0 else "unsplit"
     if not curve:
-        words = f"nothing serves between {low:.3g} and {high:.3g} {unit}"
+        words = f"nothing serves between {_figure(low)} and {_figure(high)} {unit}"
     elif turn is None:
-        tried = f"{curve[0][0]:.3g} and {curve[-1][0]:.3g} {unit}"
+        tried = f"{_figure(curve[0][0])} and {_figure(curve[-1][0])} {unit}"
         words = f"never between {tried}: the {side} serves more throughout"
     else:
         side = "split" if next(ratio for value, ratio in curve if value > turn) >= 1.0 else "unsplit"
         other = "unsplit" if side == "split" else "split"
         words = (
-            f"at {turn:.3g} {unit} (given: {given:.3g}): below, the {other} serves more; above, the {side}"
+            f"at {_figure(turn)} {unit} (given: {_figure(given)}): below, the {other} serves more; above, "
+            f"the {side}"
         )
     return BreakEven(quantity, unit, given, low, high, turn, words, curve)
+
+
+def _figure(value: float) -> str:
+    """Three digits, never as a power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

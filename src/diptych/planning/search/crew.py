@@ -36,7 +36,7 @@ class Task:
 
 def _size(task: Task) -> float:
     """Roughly how long it takes: requests of one simulation, and the steps that cut prompts cost."""
-    parts = parts_of(task.spec, task.guess_rps, task.search)
+    parts = parts_of(task.spec, task.search)
     requests = min(requests_needed(task.guess_rps / parts, task.search), STRETCH * task.search.most_requests)
     mixed = [pool for pool in task.spec.pools if pool.role is Role.MIXED]
     smallest = min((pool.token_budget for pool in mixed), default=8192)

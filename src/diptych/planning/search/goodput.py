@@ -36,6 +36,9 @@ drain."""
 STRETCH = 3
 """A fleet that cannot be cut into parts gets runs so many times longer than usual, and no more."""
 
+LEAST_WORKERS = 6
+"""Of a part: a queue before fewer is much longer than its share of the whole fleet's."""
+
 MOST_PROBES = 9
 """Until there is a bracket: without one a search has found a bound and not a goodput."""
 
@@ -108,6 +111,10 @@ class Search:
     most_requests: int
     stay_s: float
     """Warm-up: time after which a cluster that starts empty is about as full as it will be."""
+    span_s: float = 0.0
+    """Least measured span: in a short one a queue that would grow for ever is not long yet."""
+    parts: int = 1
+    """Equal parts that every fleet is cut into, if its counts allow."""
     seen: tuple[Probe, ...] = ()
     """Probes of the same draw from an earlier, coarser search."""
 
@@ -117,24 +124,25 @@ def find_goodput(spec: ClusterSpec, draw: Draw, guess_rps: float, search: Search
 
     A run has to be longer than the time for which requests stay, so that large fleets would need very many
     requests. A fleet of k equal parts is simulated as one part at 1/k of the rate where that saves it: the
-    queue of a part is no shorter than that of the whole, so the goodput is not exaggerated."""
-    parts = parts_of(spec, guess_rps, search)
+    queue of a part is no shorter than that of the whole, so the goodput is not exaggerated; and k is the same
+    for all fleets of many workers in a plan, so that none gains by it."""
+    parts = parts_of(spec, search)
     part = one_part(spec, parts)
     return bisect_rate(lambda rate: probe(part, draw, rate, parts, search), guess_rps, search)
 
 
 def requests_needed(rate_rps: float, search: Search) -> int:
     """Of one simulation: a warm-up, a measured span, a drain."""
-    return search.least_requests + ceil(STAYS * rate_rps * search.stay_s)
+    measured = max(search.least_requests, ceil(rate_rps * search.span_s))
+    return measured + ceil(STAYS * rate_rps * search.stay_s)
 
 
-def parts_of(spec: ClusterSpec, rate_rps: float, search: Search) -> int:
-    """The least number of equal parts (1: the whole fleet) whose runs are short enough, or the most there
-    are."""
-    common = gcd(*(pool.workers for pool in spec.pools))
-    divisors = [k for k in range(1, common + 1) if common % k == 0]
-    short = (k for k in divisors if requests_needed(rate_rps / k, search) <= search.most_requests)
-    return next(short, divisors[-1])
+def parts_of(spec: ClusterSpec, search: Search) -> int:
+    """Equal parts (1: the whole fleet): as wished, or as many of those as all pools can be cut into without
+    becoming small."""
+    common = gcd(search.parts, *(pool.workers for pool in spec.pools))
+    most = sum(pool.workers for pool in spec.pools) // LEAST_WORKERS
+    return max((k for k in range(1, common + 1) if common % k == 0 and k <= most), default=1)
 
 
 def one_part(spec: ClusterSpec, parts: int) -> ClusterSpec:

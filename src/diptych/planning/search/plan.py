@@ -18,7 +18,7 @@ from diptych.planning.search.draws import LESS_DECODE, MORE_DECODE, MORE_PREFILL
 from diptych.planning.search.engine import Engine
 from diptych.planning.search.finalist import Finalist
 from diptych.planning.search.floors import Floors, check_budget, check_floors, check_memory, floors
-from diptych.planning.search.goodput import STRETCH, Goodput, Search, requests_needed
+from diptych.planning.search.goodput import LEAST_WORKERS, STRETCH, Goodput, Search, requests_needed
 from diptych.planning.search.pareto import Point, fronts
 from diptych.planning.search.regret import (
     Regret,
@@ -52,6 +52,13 @@ too."""
 
 MOST_PARTS = 64
 """Equal parts that a fleet is cut into at most."""
+
+SPAN = 12
+"""Measured span of a simulation in TTFT targets, at least: a load of x % too much shows once the queue is
+as long as the target, after 1/x of it."""
+
+USUAL = 2
+"""A part is as small as makes runs this many times `Effort.most_requests` long."""
 
 FINE_PROBES = 4
 """More for each seed of the best."""
@@ -117,6 +124,8 @@ class _Planner:
     draws: Draws = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     requests: int = 0
+    parts: int = 1
+    """See `Search.parts`."""
 
     def plan(self, progress: Progress) -> Plan:
         ask = self.inquiry
@@ -131,7 +140,8 @@ class _Planner:
         serving = self._serving(shape)
         progress("closed forms", 0, 1)
         whole = Bounds(engines, self._question(shape))
-        bounds = Bounds(engines, whole.question, self._grain(whole, shape))
+        self.parts = self._grain(whole, shape)
+        bounds = Bounds(engines, whole.question, self.parts)
         chosen, considered = self._choose(bounds)
         progress("closed forms", 1, 1)
         with Crew(self.draws, ask.effort.processes, progress) as crew:
@@ -205,8 +215,12 @@ class _Planner:
         rate = max(it.estimate.rate_rps for it in best)
         search = self._search(shape, fine=False)
         grain = 1
-        most = STRETCH * search.most_requests
-        while grain < MOST_PARTS and requests_needed(SPARE * rate / grain, search) > most:
+        most = USUAL * search.most_requests
+        workers = sum(pool.workers for pool in bounds.unsplit()[0].pools)
+        while (
+            2 * grain <= min(MOST_PARTS, workers // LEAST_WORKERS)
+            and requests_needed(SPARE * rate / grain, search) > most
+        ):
             grain *= 2
         return grain
 
@@ -274,6 +288,8 @@ class _Planner:
             least_requests=effort.least_requests,
             most_requests=effort.most_requests,
             stay_s=targets.ttft_s / 2 + USUAL_TPOT * targets.tpot_s * filling_tokens(shape),
+            span_s=SPAN * targets.ttft_s,
+            parts=self.parts,
         )
 
     @staticmethod
