@@ -171,6 +171,17 @@ def test_what_is_within_the_target_is_good_enough() -> None:
     assert scores(SloSpec(ttft_s=0.2)) == [1.0, 0.5]
 
 
+def test_among_pairs_that_meet_the_targets_the_earliest_first_token_wins() -> None:
+    """Or all prompts would pile up on the first prefill worker until it missed the target."""
+    head = Head(LimitsSpec(prefill_backlog_tokens=10_000), slo=SloSpec(ttft_s=1e6, tpot_s=1e6))
+    for info in pools("p p p d", d1=10_000):
+        head.join(info)
+    for number in range(6):
+        place(head, f"r{number}", 100)
+    chosen = [end(head, f"r{number}").prefill_worker for number in range(6)]
+    assert chosen == ["p1", "p2", "p3"] * 2
+
+
 def test_weights_sum_to_one_so_that_a_total_is_a_score() -> None:
     assert scorers.total(1.0, 1.0, 1.0, 1.0) == pytest.approx(1.0)
     assert scorers.total(0.0, 0.0, 0.0, 0.0) == 0.0

@@ -103,7 +103,8 @@ class Choice(NamedTuple):
 
 
 def choose(cells: Sequence[Cell], slo: SloSpec) -> Choice:
-    """The highest score; ties go to the first names. ``cells`` is not empty."""
+    """The highest score; among equals the earliest first token (if all meet the targets, all are equal, and
+    prompts would pile up on one worker), then the first names. ``cells`` is not empty."""
     wanted_ttft_s = slo.ttft_s or min([cell[0] for cell in cells])
     wanted_tpot_s = slo.tpot_s or min([cell[1] for cell in cells])
     best, best_score = cells[0], -1.0
@@ -114,7 +115,8 @@ def choose(cells: Sequence[Cell], slo: SloSpec) -> Choice:
         score = total(ttft, tpot, room, own_share)
         if score > best_score or (
             score == best_score
-            and (prefill.worker_id, decode.worker_id) < (best[4].worker_id, best[5].worker_id)
+            and (ttft_s, prefill.worker_id, decode.worker_id)
+            < (best[0], best[4].worker_id, best[5].worker_id)
         ):
             best, best_score = cell, score
     return Choice(best, best_score, wanted_ttft_s, wanted_tpot_s)
