@@ -37,7 +37,7 @@ REPEATS = 3
 EXPERIMENT_S = 1.5
 """About as long a slow engine may take for one batch."""
 
-FEW_TOKENS, MANY_TOKENS = 10, 48
+FEW_TOKENS, MANY_TOKENS = 10, 32
 
 BESIDE_TOKENS = 96
 """Output of sequences beside which prompts are computed."""
