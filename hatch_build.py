@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-STEPS = {"control plane": "diptych.compiled.build"}
+STEPS = {"control plane": "diptych.compiled.build", "kernels": "diptych.kernels.native.build"}
 """What is compiled, and by which module. They import nothing but the standard library and their tools."""
 
 SWITCH = "DIPTYCH_BUILD"

@@ -18,6 +18,8 @@ from diptych.domain.errors import SpecError
 from diptych.kernels.choose import choose_kernels
 from diptych.kernels.fast import FastKernels
 from diptych.kernels.invariant import InvariantKernels, linear_tile_rows
+from diptych.kernels.native.kernels import NativeKernels
+from diptych.kernels.native.load import NotNative
 from diptych.kernels.reference import ReferenceKernels
 from diptych.kernels.seam import AttentionShape, Kernels, PackedLinear, Span
 
@@ -228,9 +230,17 @@ def test_write_kv_stores_rows_in_their_slots() -> None:
     assert int((plane_BKSE != 0).sum()) == x_TKE.numel()
 
 
-def test_choose_kernels() -> None:
+def _not_native() -> None:
+    raise NotNative("no compiler")
+
+
+def test_choose_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(choose_kernels("auto", torch.float32, CPU), InvariantKernels)
-    assert isinstance(choose_kernels("auto", torch.bfloat16, CPU), FastKernels)
+    assert isinstance(choose_kernels("auto", torch.bfloat16, CPU), NativeKernels | FastKernels)
+    monkeypatch.setattr("diptych.kernels.choose.library", _not_native)
+    without = choose_kernels("auto", torch.bfloat16, CPU)
+    assert isinstance(without, FastKernels)
+    assert "no compiler" in without.describe(), "the banner says why"
     assert isinstance(choose_kernels("fast", torch.float32, CPU), FastKernels)
     with pytest.raises(SpecError, match="needs dtype 'float32'"):
         choose_kernels("invariant", torch.bfloat16, CPU)

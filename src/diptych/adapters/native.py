@@ -65,6 +65,8 @@ def build_native_engine(
     dtype: torch.dtype = getattr(torch, dtype_name)
     device = torch.device(options.device)
     kernels = choose_kernels(options.numerics, dtype, device)
+    if kernels.own_threads:
+        torch.set_num_threads(1)
     layout = shape.kv_layout(options.block_tokens, dtype_name)
     memory = (
         KVMemory.allocate(layout, total_blocks, device)

@@ -15,6 +15,8 @@ from torch.nn import functional
 class Elementwise:
     """Base of the implementations."""
 
+    own_threads = False
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Kernels.rms_norm`. The mean runs over one row, in float32 whatever the dtype."""
         return functional.rms_norm(x, (x.shape[-1],), weight, eps)

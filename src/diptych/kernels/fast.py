@@ -40,15 +40,17 @@ class FastPlan:
 class FastKernels(Elementwise):
     """Implements `Kernels`."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, instead_of: str = "") -> None:
+        """``instead_of``: said in the banner, why nothing quicker was chosen."""
         self._device = device
+        self._instead_of = f"; {instead_of}" if instead_of else ""
         self._prepack = device.type == "cpu" and dtype == torch.bfloat16 and _can_prepack()
         self._scratch = Scratch()
 
     def describe(self) -> str:
         """See `Kernels.describe`."""
         linear = "prepacked oneDNN" if self._prepack else "torch"
-        return f"fast kernels ({linear} linear maps, flash attention over gathered blocks)"
+        return f"fast kernels ({linear} linear maps, flash attention over gathered blocks{self._instead_of})"
 
     def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
         """Reorder once into oneDNN's blocked form where that pays (bfloat16 on CPU)."""

@@ -62,6 +62,9 @@ class AttentionShape:
 class Kernels(Protocol):
     """One implementation. Planes are ``[B, K, S, E]``: K or V of one layer."""
 
+    own_threads: bool
+    """Whether it computes on threads of its own, so that torch's would be in the way."""
+
     def describe(self) -> str:
         """One line for the start banner: which implementation, and what it promises."""
         ...

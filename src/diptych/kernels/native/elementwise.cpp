@@ -1,0 +1,116 @@
+// What each row computes on its own: norms, rotary embedding, activation, the store into paged memory. bfloat16 in
+// and out, float32 in between; rounded where torch rounds when these are separate operations on bfloat16.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "pool.h"
+#include "vector.h"
+
+namespace diptych {
+namespace {
+
+constexpr int64_t kElementsOfTask = 16384;  // below it, another thread costs more than it saves
+
+template <typename F>
+void by_rows(int64_t rows, int64_t width, F&& body) {
+  const int64_t each = std::max<int64_t>(1, kElementsOfTask / std::max<int64_t>(1, width));
+  parallel_for(static_cast<int>((rows + each - 1) / each), [&](int task) {
+    for (int64_t row = task * each; row < std::min(rows, (task + 1) * each); ++row) body(row);
+  });
+}
+
+__mmask16 mask_of(int64_t left) { return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1); }
+
+void norm(const bf16* x, const bf16* weight, int64_t width, float eps, bf16* out) {
+  __m512 squares = _mm512_setzero_ps();
+  for (int64_t i = 0; i < width; i += 16) {
+    const __m512 value = load_bf16(x + i, mask_of(width - i));
+    squares = _mm512_fmadd_ps(value, value, squares);
+  }
+  const float scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(width) + eps);
+  for (int64_t i = 0; i < width; i += 16) {
+    const __mmask16 there = mask_of(width - i);
+    const __m512 value = _mm512_mul_ps(load_bf16(x + i, there), _mm512_set1_ps(scale));
+    store_bf16(out + i, _mm512_mul_ps(value, load_bf16(weight + i, there)), there);
+  }
+}
+
+}  // namespace
+}  // namespace diptych
+
+using namespace diptych;
+
+// x: [rows, inner, width] with any stride between rows; out is contiguous.
+extern "C" void dp_rms_norm(const uint16_t* x, int64_t rows, int64_t stride, int64_t inner, int64_t width,
+                            const uint16_t* weight, float eps, uint16_t* out) {
+  by_rows(rows, inner * width, [&](int64_t row) {
+    for (int64_t i = 0; i < inner; ++i)
+      norm(x + row * stride + i * width, weight, width, eps, out + (row * inner + i) * width);
+  });
+}
+
+// a += b, then the norm of a: the residual stream and what the next projection reads.
+extern "C" void dp_add_rms_norm(uint16_t* a, const uint16_t* b, int64_t rows, int64_t width, const uint16_t* weight,
+                                float eps, uint16_t* out) {
+  by_rows(rows, width, [&](int64_t row) {
+    bf16* target = a + row * width;
+    for (int64_t i = 0; i < width; i += 16) {
+      const __mmask16 there = mask_of(width - i);
+      store_bf16(target + i, _mm512_add_ps(load_bf16(target + i, there), load_bf16(b + row * width + i, there)), there);
+    }
+    norm(target, weight, width, eps, out + row * width);
+  });
+}
+
+// Pairs (i, i + width/2); products are rounded, as they are when torch multiplies and then adds.
+extern "C" void dp_rope(const uint16_t* x, int64_t rows, int64_t stride, int64_t heads, int64_t width,
+                        const uint16_t* cosine, const uint16_t* sine, uint16_t* out) {
+  const int64_t half = width / 2;
+  by_rows(rows, heads * width, [&](int64_t row) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const bf16* source = x + row * stride + h * width;
+      bf16* target = out + (row * heads + h) * width;
+      for (int64_t i = 0; i < half; i += 16) {
+        const __mmask16 there = mask_of(half - i);
+        const __m512 c = load_bf16(cosine + row * half + i, there), s = load_bf16(sine + row * half + i, there);
+        const __m512 low = load_bf16(source + i, there), high = load_bf16(source + half + i, there);
+        const __m512 lc = rounded(_mm512_mul_ps(low, c)), hs = rounded(_mm512_mul_ps(high, s));
+        const __m512 hc = rounded(_mm512_mul_ps(high, c)), ls = rounded(_mm512_mul_ps(low, s));
+        store_bf16(target + i, _mm512_sub_ps(lc, hs), there);
+        store_bf16(target + half + i, _mm512_add_ps(hc, ls), there);
+      }
+    }
+  });
+}
+
+// silu(gate) · up of [rows, 2·width]; silu is rounded before the product.
+extern "C" void dp_silu_mul(const uint16_t* x, int64_t rows, int64_t width, uint16_t* out) {
+  by_rows(rows, 2 * width, [&](int64_t row) {
+    const bf16* gate = x + row * 2 * width;
+    for (int64_t i = 0; i < width; i += 16) {
+      const __mmask16 there = mask_of(width - i);
+      const __m512 g = load_bf16(gate + i, there), up = load_bf16(gate + width + i, there);
+      // 1 / (1 + e^−g) from e^−|g|, which never overflows.
+      const __m512 e = exp_negative(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(g)));
+      const __m512 one = _mm512_set1_ps(1.0f);
+      const __mmask16 negative = _mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_LT_OQ);
+      const __m512 share = _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
+      store_bf16(out + row * width + i, _mm512_mul_ps(rounded(_mm512_mul_ps(g, share)), up), there);
+    }
+  });
+}
+
+// Row t, heads next to each other, to slot slots[t] = block · S + slot of a plane [blocks, heads, S, width].
+extern "C" void dp_write_kv(const uint16_t* x, int64_t rows, int64_t stride, int64_t heads, int64_t width,
+                            int64_t block_tokens, const int64_t* slots, uint16_t* plane) {
+  by_rows(rows, heads * width, [&](int64_t row) {
+    const int64_t block = slots[row] / block_tokens, slot = slots[row] % block_tokens;
+    for (int64_t h = 0; h < heads; ++h)
+      std::memcpy(plane + ((block * heads + h) * block_tokens + slot) * width, x + row * stride + h * width,
+                  static_cast<size_t>(width) * sizeof(bf16));
+  });
+}

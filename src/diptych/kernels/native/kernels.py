@@ -1,0 +1,203 @@
+"""bfloat16 kernels on AVX-512 and AMX.
+
+Every output row is computed in an order that depends on the row alone, so its bits depend neither on the
+batch nor on how a prompt was cut nor on threads (docs/numerics.md).
+Knows: tensors as memory for the library. Does not know: how the library computes.
+
+Shapes: as in `seam`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diptych.kernels.fast import FastKernels, FastPlan
+from diptych.kernels.seam import AttentionShape, PackedLinear, Span
+
+ALIGNMENT_BYTES = 64
+"""Of packed weights: one cache line."""
+
+MOST_HEAD_DIM, HEAD_DIM_STEP, MOST_GROUP = 256, 32, 16
+"""What the attention kernel takes; other shapes go to torch."""
+
+
+@dataclass(frozen=True)
+class NativePlan:
+    """Spans (first row, rows, start, place of the block table) and block tables."""
+
+    spans: Tensor
+    tables: Tensor
+    count: int
+    shape: AttentionShape
+
+
+class NativeKernels:
+    """Implements `Kernels` for bfloat16 on the CPU. Uses threads of its own."""
+
+    own_threads = True
+    """Torch's threads would wait in the way of these: whoever uses these gives torch one."""
+
+    def __init__(self, library: ctypes.CDLL, threads: int) -> None:
+        self._call = library
+        self._threads = threads
+        self._torch = FastKernels(torch.device("cpu"), torch.bfloat16)
+        library.dp_set_threads(threads)
+
+    def describe(self) -> str:
+        """See `Kernels.describe`."""
+        return f"native kernels (AVX-512 and AMX in bfloat16, batch-invariant, threads: {self._threads})"
+
+    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
+        """In the order in which tiles read it."""
+        weight_ND = _bf16(weight_ND).contiguous()
+        outputs, width = weight_ND.shape
+        size = self._call.dp_linear_bytes(outputs, width)
+        room = torch.empty(size + ALIGNMENT_BYTES, dtype=torch.uint8)
+        packed = room[-room.data_ptr() % ALIGNMENT_BYTES :][:size]
+        self._call.dp_linear_pack(weight_ND.data_ptr(), outputs, width, packed.data_ptr())
+        bias_N = None if bias_N is None else _bf16(bias_N).contiguous()
+        return PackedLinear(packed, bias_N, width, outputs, opaque=True)
+
+    def linear(self, x_TD: Tensor, packed: PackedLinear) -> Tensor:
+        """See `Kernels.linear`."""
+        x_TD = _rows(x_TD, packed.width_in)
+        rows, outputs, bias = x_TD.shape[0], packed.width_out, packed.bias_N
+        out_TN = torch.empty((rows, outputs), dtype=torch.bfloat16)
+        self._call.dp_linear(
+            x_TD.data_ptr(),
+            x_TD.stride(0),
+            rows,
+            packed.weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            outputs,
+            packed.width_in,
+            out_TN.data_ptr(),
+            outputs,
+            0,
+        )
+        return out_TN
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `Kernels.rms_norm`. One product, one rounding: torch's own rounds the same."""
+        width = x.shape[-1]
+        inner = 1 if x.dim() < 3 else x.shape[-2]
+        x = x if x.dim() <= 3 and _inner_is_dense(x) else x.contiguous()
+        out = torch.empty(x.shape, dtype=torch.bfloat16)
+        rows = x.numel() // max(1, inner * width)
+        stride = x.stride(0) if x.dim() in (2, 3) else inner * width
+        self._call.dp_rms_norm(
+            _bf16(x).data_ptr(), rows, stride, inner, width, _bf16(weight).data_ptr(), eps, out.data_ptr()
+        )
+        return out
+
+    def rope(self, x_THE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+        """See `Kernels.rope`."""
+        x_THE = x_THE if _inner_is_dense(x_THE) else x_THE.contiguous()
+        tokens, heads, width = x_THE.shape
+        cos_TE, sin_TE = cos_TE.contiguous(), sin_TE.contiguous()
+        out_THE = torch.empty((tokens, heads, width), dtype=torch.bfloat16)
+        self._call.dp_rope(
+            _bf16(x_THE).data_ptr(),
+            tokens,
+            x_THE.stride(0),
+            heads,
+            width,
+            _bf16(cos_TE).data_ptr(),
+            _bf16(sin_TE).data_ptr(),
+            out_THE.data_ptr(),
+        )
+        return out_THE
+
+    def silu_mul(self, gate_up_TI: Tensor) -> Tensor:
+        """See `Kernels.silu_mul`."""
+        gate_up_TI = _bf16(gate_up_TI).contiguous()
+        rows, width = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
+        out_TI = torch.empty((rows, width), dtype=torch.bfloat16)
+        self._call.dp_silu_mul(gate_up_TI.data_ptr(), rows, width, out_TI.data_ptr())
+        return out_TI
+
+    def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:
+        """See `Kernels.write_kv`."""
+        if not plane_BKSE.is_contiguous():
+            return self._torch.write_kv(plane_BKSE, x_TKE, slots_T)
+        x_TKE = x_TKE if _inner_is_dense(x_TKE) else x_TKE.contiguous()
+        slots_T = slots_T.to(torch.int64).contiguous()
+        self._call.dp_write_kv(
+            _bf16(x_TKE).data_ptr(),
+            x_TKE.shape[0],
+            x_TKE.stride(0),
+            x_TKE.shape[1],
+            x_TKE.shape[2],
+            plane_BKSE.shape[2],
+            slots_T.data_ptr(),
+            _bf16(plane_BKSE).data_ptr(),
+        )
+        return None
+
+    def plan_attention(self, spans: tuple[Span, ...], shape: AttentionShape) -> NativePlan | FastPlan:
+        """See `Kernels.plan_attention`."""
+        width = shape.head_dim
+        if width % HEAD_DIM_STEP or width > MOST_HEAD_DIM or shape.group > MOST_GROUP:
+            return self._torch.plan_attention(spans, shape)
+        tables: list[int] = []
+        places: list[tuple[int, int, int, int]] = []
+        for span in spans:
+            places.append((span.first_row, span.rows, span.start, len(tables)))
+            tables.extend(span.blocks[: -(-span.context // shape.block_tokens)])
+        return NativePlan(
+            torch.tensor(places, dtype=torch.int32),
+            torch.tensor(tables, dtype=torch.int32),
+            len(spans),
+            shape,
+        )
+
+    def attention(self, q_THE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, plan: NativePlan | FastPlan) -> Tensor:
+        """See `Kernels.attention`."""
+        if isinstance(plan, FastPlan):
+            return self._torch.attention(q_THE, k_BKSE, v_BKSE, plan)
+        if not (k_BKSE.is_contiguous() and v_BKSE.is_contiguous()):
+            raise ValueError("planes of paged memory must be contiguous")
+        shape = plan.shape
+        q_THE = q_THE if _inner_is_dense(q_THE) else q_THE.contiguous()
+        out_THE = torch.empty(q_THE.shape, dtype=torch.bfloat16)
+        self._call.dp_attention(
+            _bf16(q_THE).data_ptr(),
+            q_THE.stride(0),
+            _bf16(k_BKSE).data_ptr(),
+            _bf16(v_BKSE).data_ptr(),
+            out_THE.data_ptr(),
+            out_THE.stride(0),
+            plan.spans.data_ptr(),
+            plan.count,
+            plan.tables.data_ptr(),
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            shape.block_tokens,
+            shape.window or 0,
+        )
+        return out_THE
+
+
+def _bf16(x: Tensor) -> Tensor:
+    """``x``; memory of another type would be read as nonsense."""
+    if x.dtype != torch.bfloat16:
+        raise TypeError(f"native kernels compute in bfloat16, not in {x.dtype}")
+    return x
+
+
+def _rows(x_TD: Tensor, width: int) -> Tensor:
+    if x_TD.shape[1] != width:
+        raise ValueError(f"rows of {x_TD.shape[1]} for a map of {width} inputs")
+    return _bf16(x_TD if x_TD.stride(1) == 1 else x_TD.contiguous())
+
+
+def _inner_is_dense(x: Tensor) -> bool:
+    """Whether one row lies in one piece; rows may lie apart."""
+    if x.dim() == 3:
+        return x.stride(2) == 1 and x.stride(1) == x.shape[2]
+    return x.stride(-1) == 1

@@ -1,0 +1,73 @@
+"""Norms, rotary embedding, activation and the KV store of the native library against torch in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.kernels.fast import FastKernels
+from support.native_library import native_kernels
+
+pytestmark = pytest.mark.timeout(120)
+ULP = 2**-7
+"""Two roundings to bfloat16, relative."""
+
+rows = st.sampled_from([0, 1, 3, 40])
+seeds = st.integers(0, 999)
+
+
+def _random(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def _torch() -> FastKernels:
+    return FastKernels(torch.device("cpu"), torch.float32)
+
+
+def _close(found: torch.Tensor, wanted: torch.Tensor, scale: float = 1.0) -> bool:
+    return bool(((found.float() - wanted).abs() <= ULP * (wanted.abs() + 0.01 * scale)).all())
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows, st.integers(1, 300), seeds)
+def test_norm_of_rows(count: int, width: int, seed: int) -> None:
+    x, weight = _random(seed, count, width), _random(seed + 1, width)
+    wanted = _torch().rms_norm(x.float(), weight.float(), 1e-6)
+    assert _close(native_kernels().rms_norm(x, weight, 1e-6), wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows, st.integers(1, 5), st.sampled_from([64, 96, 128, 34]), seeds)
+def test_heads_of_a_merged_projection(count: int, heads: int, width: int, seed: int) -> None:
+    merged = _random(seed, count, 3 * heads * width + 1)
+    x = merged[:, heads * width : 2 * heads * width].unflatten(-1, (heads, width))
+    kernels, torch_kernels = native_kernels(), _torch()
+    weight = _random(seed + 1, width)
+    assert _close(kernels.rms_norm(x, weight, 1e-6), torch_kernels.rms_norm(x.float(), weight.float(), 1e-6))
+    angles = torch.randn(count, width // 2)
+    cosine, sine = angles.cos().bfloat16(), angles.sin().bfloat16()
+    assert torch.equal(kernels.rope(x, cosine, sine), torch_kernels.rope(x, cosine, sine)), "rounded alike"
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows, st.integers(1, 200), seeds)
+def test_gated_activation(count: int, width: int, seed: int) -> None:
+    x = 8 * _random(seed, count, 2 * width)
+    assert _close(native_kernels().silu_mul(x), _torch().silu_mul(x.float()), 0.1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows, st.integers(1, 4), st.sampled_from([64, 96]), st.sampled_from([5, 16]), seeds)
+def test_store_writes_its_slots_and_nothing_else(
+    count: int, heads: int, width: int, block_tokens: int, seed: int
+) -> None:
+    plane, expected = (
+        torch.full((12, heads, block_tokens, width), float("nan")).bfloat16() for _ in range(2)
+    )
+    x = _random(seed, count, 2 * heads * width)[:, heads * width :].unflatten(-1, (heads, width))
+    slots = torch.randperm(12 * block_tokens, generator=torch.Generator().manual_seed(seed))[:count]
+    native_kernels().write_kv(plane, x, slots)
+    _torch().write_kv(expected, x, slots)
+    assert torch.equal(plane.view(torch.int16), expected.view(torch.int16))
