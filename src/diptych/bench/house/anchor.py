@@ -6,6 +6,7 @@ load that is measured between two looks.
 
 from __future__ import annotations
 
+import asyncio
 from statistics import median
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ from diptych.workload.record import Arrival
 
 PROMPTS = 8
 """Single prompts of one look."""
+
+REST_S = 0.02
+"""After each prompt, as in calibration: a core that has rested is slower than one that has not."""
 
 BATCH, CONTEXT_TOKENS, OUTPUT_TOKENS = 4, 128, 64
 """The batch that decodes in one look."""
@@ -37,6 +41,7 @@ async def look(house: House, watch: StepWatch, spec: ClusterSpec) -> Drift:
     tokens = min(min(pool.token_budget for pool in spec.pools), house.cluster.max_model_tokens // 2)
     for _ in range(PROMPTS):
         await house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
+        await asyncio.sleep(REST_S)
     output_tokens = min(OUTPUT_TOKENS, house.cluster.max_model_tokens // 4)
     context_tokens = min(CONTEXT_TOKENS, house.cluster.max_model_tokens // 4)
     arrival = Arrival(t_s=0, input_tokens=context_tokens, output_tokens=output_tokens)
