@@ -53,19 +53,6 @@ extern "C" void dp_rms_norm(const uint16_t* x, int64_t rows, int64_t stride, int
   });
 }
 
-// a += b, then the norm of a: the residual stream and what the next projection reads.
-extern "C" void dp_add_rms_norm(uint16_t* a, const uint16_t* b, int64_t rows, int64_t width, const uint16_t* weight,
-                                float eps, uint16_t* out) {
-  by_rows(rows, width, [&](int64_t row) {
-    bf16* target = a + row * width;
-    for (int64_t i = 0; i < width; i += 16) {
-      const __mmask16 there = mask_of(width - i);
-      store_bf16(target + i, _mm512_add_ps(load_bf16(target + i, there), load_bf16(b + row * width + i, there)), there);
-    }
-    norm(target, weight, width, eps, out + row * width);
-  });
-}
-
 // Pairs (i, i + width/2); products are rounded, as they are when torch multiplies and then adds.
 extern "C" void dp_rope(const uint16_t* x, int64_t rows, int64_t stride, int64_t heads, int64_t width,
                         const uint16_t* cosine, const uint16_t* sine, uint16_t* out) {
