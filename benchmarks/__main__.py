@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import clients, handoff, interference, numerics, simulator, soak
+from benchmarks import clients, handoff, interference, kernels, numerics, simulator, soak
 
 BENCHMARKS = {
     "handoff": handoff.main,
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "soak": soak.main,
     "clients": clients.main,
     "simulator": simulator.main,
+    "kernels": kernels.main,
 }
 
 

@@ -13,11 +13,10 @@
 
 #include "pool.h"
 #include "tiles.h"
+#include "vector.h"
 
 namespace diptych {
 namespace {
-
-using bf16 = uint16_t;
 
 constexpr int kTileRows = 16;
 constexpr int kTileIn = 32;
