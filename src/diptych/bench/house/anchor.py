@@ -11,6 +11,7 @@ from statistics import median
 from typing import NamedTuple
 
 from diptych.bench.house.ask import House
+from diptych.bench.house.experiments import REST_S
 from diptych.bench.house.steps import StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
@@ -20,9 +21,6 @@ from diptych.workload.record import Arrival
 
 PROMPTS = 8
 """Single prompts of one look."""
-
-REST_S = 0.02
-"""After each prompt, as in calibration: a core that has rested is slower than one that has not."""
 
 BATCH, CONTEXT_TOKENS, OUTPUT_TOKENS = 4, 128, 64
 """The batch that decodes in one look."""
@@ -40,8 +38,8 @@ async def look(house: House, watch: StepWatch, spec: ClusterSpec) -> Drift:
     watch.take()
     tokens = min(min(pool.token_budget for pool in spec.pools), house.cluster.max_model_tokens // 2)
     for _ in range(PROMPTS):
-        await house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
         await asyncio.sleep(REST_S)
+        await house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
     output_tokens = min(OUTPUT_TOKENS, house.cluster.max_model_tokens // 4)
     context_tokens = min(CONTEXT_TOKENS, house.cluster.max_model_tokens // 4)
     arrival = Arrival(t_s=0, input_tokens=context_tokens, output_tokens=output_tokens)

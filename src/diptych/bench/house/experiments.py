@@ -27,6 +27,9 @@ BATCHES = (1, 2, 4, 8, 12, 16, 24, 32)
 CONTEXTS = (32, 256, 1024)
 """Prompt lengths, batches and contexts that are tried, as far as the model and the spec allow."""
 
+BESIDE_CONTEXT_TOKENS = 128
+"""Mean context of the sequences beside which prompts are computed."""
+
 ROUNDS = 2
 """All experiments are done so many times: a machine that is slow for some seconds must not spoil all samples
 of one kind."""
@@ -34,12 +37,16 @@ of one kind."""
 REPEATS = 3
 """Single prompts of a length in a round; fewer when they are slow."""
 
+REST_S = 0.1
+"""Before each single prompt, as between the prompts of a worker with some load: a core that has rested so long
+computes the next prompt 5 % slower than one that has not."""
+
 EXPERIMENT_S = 1.5
 """About as long a slow engine may take for one batch."""
 
 FEW_TOKENS, MANY_TOKENS = 10, 32
 
-BESIDE_TOKENS = 96
+BESIDE_TOKENS = 192
 """Output of sequences beside which prompts are computed."""
 
 
@@ -85,6 +92,7 @@ class Experiments:
         self._roles = {pool.role for pool in spec.pools}
         self._budget = min(pool.token_budget for pool in spec.pools)
         self._longest = house.cluster.max_model_tokens
+        self._context = min(BESIDE_CONTEXT_TOKENS, self._longest // 4)
         self._most = max(pool.max_running for pool in spec.pools if pool.role is not Role.PREFILL)
         self._room = min(share.arena.blocks * spec.kv.block_tokens for share in house.cluster.shares)
         self.samples = Samples()
@@ -92,7 +100,7 @@ class Experiments:
     async def run(self) -> Samples:
         """All of them."""
         prompts = [n for n in sorted({*PROMPTS, self._budget}) if self._possible(n)]
-        contexts = [n for n in CONTEXTS if n < self._longest - MANY_TOKENS]
+        contexts = [n for n in CONTEXTS if 2 * n < self._longest - MANY_TOKENS]
         plan = [(self._single, n, 0) for n in prompts]
         plan += [
             (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
@@ -101,7 +109,7 @@ class Experiments:
             (self._beside, b, n)
             for b in (2, 8)
             for n in BESIDE
-            if self._possible(n) and self._fits(b, contexts[0])
+            if self._possible(n) and self._fits(b, self._context)
         ]
         await self._warm_up(prompts)
         for number, (experiment, first, second) in enumerate(plan * ROUNDS):
@@ -125,6 +133,7 @@ class Experiments:
 
     async def _single(self, tokens: int, _unused: int) -> None:
         for _ in range(REPEATS):
+            await asyncio.sleep(REST_S)
             answer = (await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=2)]))[0]
             steps = await self._steps()
             prefills = [step for step in steps if step.prefill_tokens]
@@ -145,8 +154,7 @@ class Experiments:
 
     async def _batch(self, batch: int, context: int) -> None:
         tokens = self._output_tokens(batch)
-        asked = [Arrival(t_s=0, input_tokens=context, output_tokens=tokens)] * batch
-        await self._house.together(asked)
+        await self._house.together(_ragged(batch, context, tokens))
         decoded = 0
         for step in await self._steps():
             if step.decode_tokens == batch and not step.prefill_tokens and step.gap_s is not None:
@@ -165,13 +173,12 @@ class Experiments:
     async def _beside(self, batch: int, tokens: int) -> None:
         """One prompt after the other while a batch decodes. On one mixed worker they share steps; on split
         workers they share the machine."""
-        context = CONTEXTS[0]
-        output = min(self._longest - context - 1, BESIDE_TOKENS)
-        background = asyncio.create_task(
-            self._house.together([Arrival(t_s=0, input_tokens=context, output_tokens=output)] * batch)
-        )
+        context = self._context
+        output = min(self._longest // 2, BESIDE_TOKENS)
+        background = asyncio.create_task(self._house.together(_ragged(batch, context, output)))
         await self._until_decoding(batch)
         while not background.done():
+            await asyncio.sleep(REST_S)
             await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
         await background
         steps = await self._steps()
@@ -232,6 +239,14 @@ class Experiments:
         """Steps since the last call, once the cluster is still."""
         await asyncio.sleep(0.02)
         return self._watch.take()
+
+
+def _ragged(batch: int, context: int, output_tokens: int) -> list[Arrival]:
+    """Sequences from half to one and a half of the context, ``batch`` · ``context`` tokens together: a batch
+    of equal sequences is cheaper than any that occurs in service."""
+    asked = [context // 2 + (context * i) // (batch - 1) for i in range(batch - 1)] if batch > 1 else []
+    asked.append(batch * context - sum(asked))
+    return [Arrival(t_s=0, input_tokens=tokens, output_tokens=output_tokens) for tokens in asked]
 
 
 def _words(name: str, first: int, second: int) -> str:
