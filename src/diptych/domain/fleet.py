@@ -76,10 +76,9 @@ class ProfileSpec(_Spec):
     """Measured behaviour of one worker, in place of catalogue hardware.
 
     A mixed step takes the decode seconds (the prefill's fixed part where nothing decodes) plus the parts of
-    the
-    prefill that grow with tokens; ``mixed_prefill_factor`` and ``mixed_decode_factor`` multiply the two
-    where both
-    run on one worker.
+    the prefill that grow with tokens. Where both run in one step, ``mixed_prefill_factor`` multiplies the
+    latter and ``mixed_decode_factor`` what of the decode does not grow with the context: the prompt reads the
+    same weights.
     """
 
     prefill: PrefillFit

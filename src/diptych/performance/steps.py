@@ -91,12 +91,14 @@ class FittedSteps:
         if not decodes:
             return self._prefill_s(chunks) if chunks else 0.0
         (line,) = self.decode_lines(decodes)
-        decode_s = line.fixed_s + line.per_context_token_s * context_tokens
+        context_s = line.per_context_token_s * context_tokens
         if not chunks:
-            return decode_s
+            return line.fixed_s + context_s
         grown_s = self._prefill_s(chunks) - self._prefill_s(())
         profile = self._profile
-        return profile.mixed_decode_factor * decode_s + profile.mixed_prefill_factor * grown_s
+        return (
+            profile.mixed_decode_factor * line.fixed_s + context_s + profile.mixed_prefill_factor * grown_s
+        )
 
     def decode_lines(self, decodes: int) -> tuple[Line, ...]:
         """See `StepModel`."""

@@ -8,7 +8,8 @@ follows from the samples.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from statistics import median
 
 import msgspec
@@ -27,8 +28,8 @@ BATCHES = (1, 2, 4, 8, 12, 16, 24, 32)
 CONTEXTS = (32, 256, 1024)
 """Prompt lengths, batches and contexts that are tried, as far as the model and the spec allow."""
 
-BESIDE_CONTEXT_TOKENS = 128
-"""Mean context of the sequences beside which prompts are computed."""
+BESIDE_BATCHES = ((2, 128), (8, 512))
+"""Batches, and the mean context of their sequences, beside which prompts are computed."""
 
 ROUNDS = 2
 """All experiments are done so many times: a machine that is slow for some seconds must not spoil all samples
@@ -47,7 +48,10 @@ EXPERIMENT_S = 1.5
 FEW_TOKENS, MANY_TOKENS = 10, 32
 
 BESIDE_TOKENS = 192
-"""Output of sequences beside which prompts are computed."""
+"""Output of sequences beside which prompts are computed on another worker."""
+
+MIXED_TOKENS = 40
+"""The same where they share every step with a prompt."""
 
 
 class PrefillSample(msgspec.Struct, frozen=True):
@@ -92,7 +96,6 @@ class Experiments:
         self._roles = {pool.role for pool in spec.pools}
         self._budget = min(pool.token_budget for pool in spec.pools)
         self._longest = house.cluster.max_model_tokens
-        self._context = min(BESIDE_CONTEXT_TOKENS, self._longest // 4)
         self._most = max(pool.max_running for pool in spec.pools if pool.role is not Role.PREFILL)
         self._room = min(share.arena.blocks * spec.kv.block_tokens for share in house.cluster.shares)
         self.samples = Samples()
@@ -101,19 +104,20 @@ class Experiments:
         """All of them."""
         prompts = [n for n in sorted({*PROMPTS, self._budget}) if self._possible(n)]
         contexts = [n for n in CONTEXTS if 2 * n < self._longest - MANY_TOKENS]
+        plan: list[tuple[Callable[[int, int], Awaitable[None]], int, int]]
         plan = [(self._single, n, 0) for n in prompts]
         plan += [
             (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
         ]
         plan += [
-            (self._beside, b, n)
-            for b in (2, 8)
+            (partial(self._beside, context), b, n)
+            for b, context in self._batches_beside()
             for n in BESIDE
-            if self._possible(n) and self._fits(b, self._context)
+            if self._possible(n)
         ]
         await self._warm_up(prompts)
         for number, (experiment, first, second) in enumerate(plan * ROUNDS):
-            self._say(_words(experiment.__name__, first, second), number / len(plan) / ROUNDS)
+            self._say(_words(experiment, first, second), number / len(plan) / ROUNDS)
             await experiment(first, second)
         return self.samples
 
@@ -170,19 +174,24 @@ class Experiments:
 
     # ------------------------------------------------------------ a prompt beside decodes
 
-    async def _beside(self, batch: int, tokens: int) -> None:
+    def _batches_beside(self) -> list[tuple[int, int]]:
+        capped = [(batch, min(context, self._longest // 4)) for batch, context in BESIDE_BATCHES]
+        return [(batch, context) for batch, context in capped if self._fits(batch, context)]
+
+    async def _beside(self, context: int, batch: int, tokens: int) -> None:
         """One prompt after the other while a batch decodes. On one mixed worker they share steps; on split
         workers they share the machine."""
-        context = self._context
-        output = min(self._longest // 2, BESIDE_TOKENS)
+        mixed = Role.MIXED in self._roles
+        output = min(self._longest // 2, MIXED_TOKENS if mixed else BESIDE_TOKENS)
         background = asyncio.create_task(self._house.together(_ragged(batch, context, output)))
         await self._until_decoding(batch)
         while not background.done():
-            await asyncio.sleep(REST_S)
+            if not mixed:  # one that decodes does not rest
+                await asyncio.sleep(REST_S)
             await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
         await background
         steps = await self._steps()
-        if Role.MIXED in self._roles:
+        if mixed:
             self._keep_mixed(steps, batch, context, tokens)
         else:
             self._keep_contended(steps, batch, context, tokens)
@@ -249,9 +258,9 @@ def _ragged(batch: int, context: int, output_tokens: int) -> list[Arrival]:
     return [Arrival(t_s=0, input_tokens=tokens, output_tokens=output_tokens) for tokens in asked]
 
 
-def _words(name: str, first: int, second: int) -> str:
-    return {
-        "_single": f"a prompt of {first} tokens",
-        "_batch": f"{first} sequences of {second} tokens decode",
-        "_beside": f"a prompt of {second} tokens beside {first} decodes",
-    }[name]
+def _words(experiment: Callable[[int, int], Awaitable[None]], first: int, second: int) -> str:
+    if isinstance(experiment, partial):
+        return f"a prompt of {second} tokens beside {first} decodes"
+    if second:
+        return f"{first} sequences of {second} tokens decode"
+    return f"a prompt of {first} tokens"

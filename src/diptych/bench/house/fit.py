@@ -15,6 +15,9 @@ from diptych.domain.errors import ClusterError
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
 from diptych.performance.steps import Chunk, FittedSteps
 
+LEAST_FACTOR = 0.05
+"""Of the factors of a mixed step: the decode's fixed part may vanish in the prompt's, but not be negative."""
+
 
 class Residual(msgspec.Struct, frozen=True, kw_only=True):
     """How far single steps lie from the profile: relative errors (measured over fitted, minus one)."""
@@ -116,21 +119,18 @@ def _by_context(samples: Iterable[DecodeSample]) -> dict[int, list[DecodeSample]
 
 
 def _mixed(samples: Sequence[PrefillSample], steps: FittedSteps) -> tuple[float, float]:
-    """Factors of the decode part and of the prefill part, least squares over relative errors."""
+    """Factors of the decode's fixed part and of the prefill part, least squares over relative errors."""
     saa = sab = sbb = say = sby = 0.0
     for it in samples:
-        a = steps.step_s((), it.decodes, it.context_tokens) / it.seconds
+        (line,) = steps.decode_lines(it.decodes)
+        a = line.fixed_s / it.seconds
         b = steps.step_s((Chunk(it.new_tokens, it.cached_tokens),), 0, 0) / it.seconds
-        saa, sab, sbb, say, sby = saa + a * a, sab + a * b, sbb + b * b, say + a, sby + b
+        y = 1 - line.per_context_token_s * it.context_tokens / it.seconds
+        saa, sab, sbb, say, sby = saa + a * a, sab + a * b, sbb + b * b, say + a * y, sby + b * y
     determinant = saa * sbb - sab * sab
-    if determinant <= 1e-12:
-        return 1.0, 1.0
-    decode = (say * sbb - sby * sab) / determinant
-    prefill = (sby * saa - say * sab) / determinant
-    if decode <= 0.05 or prefill <= 0.05:  # too much alike to tell apart: one factor for both
-        both = (say + sby) / (saa + 2 * sab + sbb)
-        return both, both
-    return decode, prefill
+    decode = (say * sbb - sby * sab) / determinant if determinant > 1e-12 else 1.0
+    decode = max(LEAST_FACTOR, decode)
+    return decode, max(LEAST_FACTOR, (sby - decode * sab) / sbb)
 
 
 def _usual(ratios: Iterable[float]) -> float:
