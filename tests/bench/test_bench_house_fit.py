@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from diptych.bench.house.anchor import Drift, drifted
+from diptych.bench.house.anchor import Anchor, Drift, drifted
 from diptych.bench.house.experiments import DecodeSample, PrefillSample, Samples
 from diptych.bench.house.fit import fit_profile
-from diptych.bench.house.steps import StepWatch
-from diptych.bench.house.validate import Lengths, lengths_for, poisson, sharing
+from diptych.bench.house.loads import Lengths, lengths_for, poisson, sharing
+from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import ClusterError
 from diptych.domain.events import Heartbeat
 from diptych.domain.ids import WorkerId
 from diptych.domain.worker import Role, WorkerStats
 from diptych.performance.steps import Chunk, FittedSteps
+from diptych.planning.simulate import simulate
+from diptych.workload.record import Workload
+
+if TYPE_CHECKING:
+    from diptych.bench.house.ask import House
 
 NOISE = 0.03
 
@@ -27,6 +35,11 @@ def _prefill_s(new: int, cached: int) -> float:
 
 def _decode_s(batch: int, context: int) -> float:
     return 0.004 + 0.0006 * batch + 3e-7 * context
+
+
+def _mixed_s(new: int, batch: int, context: int) -> float:
+    """Nine tenths of the prompt; half of what the batch costs without its context."""
+    return 0.9 * _prefill_s(new, 0) + 0.5 * _decode_s(batch, 0) + 3e-7 * context
 
 
 def _samples(seed: int = 1) -> Samples:
@@ -48,8 +61,9 @@ def _samples(seed: int = 1) -> Samples:
         for i in range(30)
     ]
     mixed = [
-        PrefillSample(new, 0, noisy(0.9 * _prefill_s(new, 0) + 0.8 * _decode_s(4, 400)), 4, 400)
+        PrefillSample(new, 0, noisy(_mixed_s(new, batch, context)), batch, context)
         for new in (64, 256, 512)
+        for batch, context in ((2, 400), (8, 4_000))
         for _ in range(6)
     ]
     contended = [DecodeSample(4, 400, noisy(1.3 * _decode_s(4, 400))) for _ in range(20)]
@@ -70,8 +84,9 @@ def test_an_engine_that_is_known_is_found_again() -> None:
         assert steps.step_s((Chunk(new, cached),), 0, 0) == pytest.approx(_prefill_s(new, cached), rel=0.06)
     for batch, context in ((1, 500), (3, 900), (16, 8_000)):
         assert steps.step_s((), batch, context) == pytest.approx(_decode_s(batch, context), rel=0.04)
-    mixed_s = 0.9 * _prefill_s(256, 0) + 0.8 * _decode_s(4, 400)
-    assert steps.step_s((Chunk(256, 0),), 4, 400) == pytest.approx(mixed_s, rel=0.05)
+    for batch, context in ((4, 400), (8, 8_000)):
+        mixed_s = _mixed_s(256, batch, context)
+        assert steps.step_s((Chunk(256, 0),), batch, context) == pytest.approx(mixed_s, rel=0.05)
     assert fitted.profile.contended_factor == pytest.approx(1.3, rel=0.05)
     assert fitted.profile.dispatch_s == 0.0011
     assert fitted.profile.handoff_fixed_s == 0.0005
@@ -137,9 +152,52 @@ def test_workloads_of_a_comparison_are_the_same_for_the_same_seed() -> None:
 def test_a_slower_machine_scales_the_profile_of_its_steps() -> None:
     profile = fit_profile(_samples(), "mixed", kv_tokens=1000, kv_bytes_per_token=64).profile
     spec = ClusterSpec(pools=(PoolSpec(name="mixed", role=Role.MIXED, profile=profile),))
-    now = drifted(spec, (Drift(1.1, 0.9), Drift(1.3, 1.1)))
+    now = drifted(spec, Drift(1.1, 0.9), Drift(1.3, 1.1))
     assert now.pools[0].profile is not None
     then_steps, now_steps = FittedSteps(profile), FittedSteps(now.pools[0].profile)
     chunk = (Chunk(100, 300),)
     assert now_steps.step_s(chunk, 0, 0) == pytest.approx(1.2 * then_steps.step_s(chunk, 0, 0))
     assert now_steps.step_s((), 5, 700) == pytest.approx(then_steps.step_s((), 5, 700))
+
+
+def test_a_mixed_step_never_pays_less_than_its_context() -> None:
+    """Decodes that vanish in a prompt but for their context: the factor stays positive, the prompt's is
+    kept."""
+    samples = _samples()
+    samples.mixed = [
+        PrefillSample(new, 0, _prefill_s(new, 0) - 0.001 + 3e-7 * context, batch, context)
+        for new in (64, 256, 512)
+        for batch, context in ((2, 400), (8, 4_000))
+    ]
+    profile = fit_profile(samples, "mixed", kv_tokens=9_000, kv_bytes_per_token=100).profile
+    assert profile.mixed_decode_factor == 0.05
+    assert profile.mixed_prefill_factor == pytest.approx(0.95, abs=0.05)
+
+
+class _Replayed:
+    """A cluster that runs every load as a simulation of ``spec`` does."""
+
+    def __init__(self, spec: ClusterSpec, watch: StepWatch) -> None:
+        self.spec = spec
+        self.max_model_tokens = 1024
+        self._watch = watch
+
+    async def run(self, workload: Workload) -> None:
+        pools = simulate(self.spec, workload).pools.values()
+        for tokens, seconds in (
+            (1, sum(pool.prefill_s for pool in pools)),
+            (0, sum(pool.decode_s for pool in pools)),
+        ):
+            self._watch.steps.append(Step(WorkerId("w"), 0.0, tokens, 1 - tokens, seconds, None))
+
+
+def test_an_anchor_finds_how_much_slower_the_cluster_is() -> None:
+    profile = fit_profile(_samples(), "mixed", kv_tokens=90_000, kv_bytes_per_token=100).profile
+    pool = PoolSpec(name="mixed", role=Role.MIXED, workers=1, profile=profile)
+    spec = ClusterSpec(pools=(pool,))
+    watch = StepWatch()
+    replayed = _Replayed(drifted(spec, Drift(1.25, 0.8)), watch)
+    house = SimpleNamespace(run=replayed.run, cluster=replayed)
+    found = asyncio.run(Anchor(cast("House", house), watch, spec).look())
+    assert found.prefill == pytest.approx(1.25, rel=0.01)
+    assert found.decode == pytest.approx(0.8, rel=0.01)

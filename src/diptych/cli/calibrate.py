@@ -57,6 +57,11 @@ def _show(console: object, calibration: Calibration) -> None:
     from rich.table import Table
 
     assert isinstance(console, Console)
+    found = calibration.in_service
+    console.print(
+        f"steps in service against single steps: prefill ×{found.prefill:.2f}, decode ×{found.decode:.2f} "
+        "(in the profile)"
+    )
     for role, fitted in calibration.fitted.items():
         table = Table(title=f"{role}: single steps against the profile", title_justify="left")
         for heading in ("kind", "steps", "median error", "median |error|", "p90 |error|"):

@@ -96,9 +96,7 @@ class FittedSteps:
             return line.fixed_s + context_s
         grown_s = self._prefill_s(chunks) - self._prefill_s(())
         profile = self._profile
-        return (
-            profile.mixed_decode_factor * line.fixed_s + context_s + profile.mixed_prefill_factor * grown_s
-        )
+        return profile.mixed_decode_factor * line.fixed_s + context_s + profile.mixed_prefill_factor * grown_s
 
     def decode_lines(self, decodes: int) -> tuple[Line, ...]:
         """See `StepModel`."""

@@ -1,76 +1,89 @@
-"""How fast is the machine now, compared with when it was calibrated?
+"""How fast is the cluster in service now, compared with what its profile says?
 
-Knows: two kinds of steps on an otherwise idle cluster, and what a profile says of them. Does not know: the
-load that is measured between two looks.
+Single steps on an idle cluster are faster than the same steps in service: there caches are cold, cores come
+out of
+a rest, and the head works beside them. And where a machine is shared, its speed drifts within minutes. So a
+short load is run for real and in virtual time, and the profile is scaled until both took the same seconds of
+work.
+
+Knows: one load, seconds of steps that prefill and of those that only decode. Does not know: other loads.
 """
 
 from __future__ import annotations
 
-import asyncio
-from statistics import median
 from typing import NamedTuple
 
 from diptych.bench.house.ask import House
-from diptych.bench.house.experiments import REST_S
-from diptych.bench.house.steps import StepWatch
+from diptych.bench.house.loads import lengths_for, poisson, saturation_rps
+from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
-from diptych.domain.worker import Role
-from diptych.performance.steps import Chunk, FittedSteps
-from diptych.workload.record import Arrival
+from diptych.planning.simulate import simulate
 
-PROMPTS = 8
-"""Single prompts of one look."""
+LOAD = 0.5
+"""Of the rate at which the busiest pool has no rest."""
 
-BATCH, CONTEXT_TOKENS, OUTPUT_TOKENS = 4, 128, 64
-"""The batch that decodes in one look."""
+ANCHOR_S = 6.0
+"""About how long a look takes."""
+
+SEED = 1_000
+"""Of the anchor's arrivals: not those of any load that is compared."""
+
+LEAST_REQUESTS = 8
+
+ROUNDS = 20
+"""Of fitting the factors: slower steps make larger batches, so that one division does not do."""
+
+MOST = 3.0
+"""A factor beyond this, or below its inverse, is a broken measurement."""
 
 
 class Drift(NamedTuple):
-    """Measured over profile: seconds of a step that prefills, of one that decodes."""
+    """Real over profile: seconds of steps that prefill, of those that only decode."""
 
     prefill: float
     decode: float
 
 
-async def look(house: House, watch: StepWatch, spec: ClusterSpec) -> Drift:
-    """Measure anchor steps on the idle cluster; about a second. Every pool of ``spec`` has a profile."""
-    watch.take()
-    tokens = min(min(pool.token_budget for pool in spec.pools), house.cluster.max_model_tokens // 2)
-    for _ in range(PROMPTS):
-        await asyncio.sleep(REST_S)
-        await house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
-    output_tokens = min(OUTPUT_TOKENS, house.cluster.max_model_tokens // 4)
-    context_tokens = min(CONTEXT_TOKENS, house.cluster.max_model_tokens // 4)
-    arrival = Arrival(t_s=0, input_tokens=context_tokens, output_tokens=output_tokens)
-    await house.together([arrival] * BATCH)
-    steps = watch.take()
-    prefill, decode = _steps(spec, Role.PREFILL), _steps(spec, Role.DECODE)
-    prompt_s = prefill.step_s((Chunk(tokens, 0),), 0, 0)
-    batch_s = decode.step_s((), BATCH, BATCH * (context_tokens + output_tokens // 2))
-    prompts = [step.busy_s for step in steps if step.prefill_tokens == tokens and not step.decode_tokens]
-    rounds = [
-        step.gap_s
-        for step in steps
-        if step.decode_tokens == BATCH and not step.prefill_tokens and step.gap_s is not None
-    ]
-    return Drift(_ratio(prompts, prompt_s), _ratio(rounds, batch_s))
+class Anchor:
+    """One load that is run again and again. Every pool of ``spec`` has a profile."""
+
+    def __init__(self, house: House, watch: StepWatch, spec: ClusterSpec) -> None:
+        self._house = house
+        self._watch = watch
+        self._spec = spec
+        lengths = lengths_for(house.cluster.max_model_tokens, spec.kv.block_tokens)
+        rate_rps = LOAD * saturation_rps(spec, lengths, SEED)
+        requests = max(LEAST_REQUESTS, int(rate_rps * ANCHOR_S))
+        self._workload = poisson(rate_rps, requests, lengths, SEED)
+
+    async def look(self) -> Drift:
+        """Run it on the idle cluster, and compare."""
+        self._watch.take()
+        await self._house.run(self._workload)
+        real = _seconds(self._watch.take())
+        found = Drift(1.0, 1.0)
+        for _ in range(ROUNDS):
+            pools = simulate(drifted(self._spec, found), self._workload).pools.values()
+            prefill = _ratio(real[0], sum(pool.prefill_s for pool in pools))
+            decode = _ratio(real[1], sum(pool.decode_s for pool in pools))
+            found = Drift(_bounded(found.prefill * prefill), _bounded(found.decode * decode))
+        return found
 
 
-def drifted(spec: ClusterSpec, looks: tuple[Drift, ...]) -> ClusterSpec:
+def drifted(spec: ClusterSpec, *looks: Drift) -> ClusterSpec:
     """``spec`` on the machine as the looks found it, on average."""
-    prefill = sum(it.prefill for it in looks) / len(looks)
-    decode = sum(it.decode for it in looks) / len(looks)
+    mean = Drift(sum(it.prefill for it in looks) / len(looks), sum(it.decode for it in looks) / len(looks))
     pools = tuple(
-        pool
-        if pool.profile is None
-        else pool.model_copy(update={"profile": _scaled(pool.profile, prefill, decode)})
+        pool if pool.profile is None else pool.model_copy(update={"profile": scaled(pool.profile, mean)})
         for pool in spec.pools
     )
     return spec.model_copy(update={"pools": pools})
 
 
-def _scaled(profile: ProfileSpec, prefill: float, decode: float) -> ProfileSpec:
+def scaled(profile: ProfileSpec, drift: Drift) -> ProfileSpec:
+    """``profile`` with steps so many times as long."""
+    prefill, decode = drift
     fit = profile.prefill
     return profile.model_copy(
         update={
@@ -98,12 +111,21 @@ def _rows(rows: tuple[tuple[int, float], ...], factor: float) -> tuple[tuple[int
     return tuple((key, seconds * factor) for key, seconds in rows)
 
 
-def _steps(spec: ClusterSpec, role: Role) -> FittedSteps:
-    for pool in spec.pools:
-        if pool.profile is not None and pool.role in (role, Role.MIXED):
-            return FittedSteps(pool.profile)
-    raise ValueError(f"no {role.value} pool with a profile")
+def _seconds(steps: list[Step]) -> tuple[float, float]:
+    """Of steps that prefill, and of the others."""
+    prefill_s = decode_s = 0.0
+    for step in steps:
+        taken_s = step.gap_s if step.gap_s is not None else step.busy_s
+        if step.prefill_tokens:
+            prefill_s += taken_s
+        else:
+            decode_s += taken_s
+    return prefill_s, decode_s
 
 
-def _ratio(measured: list[float], expected_s: float) -> float:
-    return median(measured) / expected_s if measured and expected_s > 0 else 1.0
+def _ratio(real_s: float, simulated_s: float) -> float:
+    return real_s / simulated_s if real_s > 0 and simulated_s > 0 else 1.0
+
+
+def _bounded(factor: float) -> float:
+    return min(MOST, max(1 / MOST, factor))

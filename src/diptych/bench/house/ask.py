@@ -79,10 +79,10 @@ class House:
             tasks.append(asyncio.create_task(self._ask(arrival, request, start_s + arrival.t_s)))
         return list(await asyncio.gather(*tasks))
 
-    async def together(self, arrivals: Sequence[Arrival]) -> list[Answer]:
-        """All at once."""
+    async def together(self, arrivals: Sequence[Arrival], trace_block_tokens: int = 0) -> list[Answer]:
+        """All at once. ``trace_block_tokens``: tokens of each of their hash ids."""
         now_s = self.cluster.frontend.now_s()
-        prepared = [(arrival, self.request(arrival, 0)) for arrival in arrivals]
+        prepared = [(arrival, self.request(arrival, trace_block_tokens)) for arrival in arrivals]
         asked = [self._ask(arrival, request, now_s) for arrival, request in prepared]
         return list(await asyncio.gather(*asked))
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from diptych.bench.house.anchor import Anchor, Drift, scaled
 from diptych.bench.house.ask import House
 from diptych.bench.house.experiments import Experiments, Samples
 from diptych.bench.house.fit import Fitted, fit_profile
@@ -26,9 +27,11 @@ Say = Callable[[str, float], None]
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """Profiles by role, and where they come from."""
+    """Profiles by role, and where they come from. ``in_service``: what a load showed beyond single steps; the
+    profiles hold it already, the residuals do not."""
 
     fitted: dict[str, Fitted]
+    in_service: Drift
     origin: dict[str, Any]
 
 
@@ -42,14 +45,23 @@ async def calibrate(spec: ClusterSpec, say: Say) -> Calibration:
     watch = StepWatch()
     async with Cluster(spec, journal=watch) as cluster:
         watch.take()
-        samples = await Experiments(House(cluster, seed=spec.seed), watch, say).run()
-        return Calibration(fitted=_fit(cluster, samples), origin=_origin(cluster))
+        house = House(cluster, seed=spec.seed)
+        fitted = _fit(cluster, await Experiments(house, watch, say).run())
+        say("a load", 1.0)
+        alone = _with_profiles(spec, fitted)
+        found = await Anchor(house, watch, alone).look()
+        in_service = {
+            role: msgspec.structs.replace(it, profile=scaled(it.profile, found))
+            for role, it in fitted.items()
+        }
+        return Calibration(fitted=in_service, in_service=found, origin=_origin(cluster))
 
 
 def write(calibration: Calibration, path: Path) -> None:
     """As YAML that ``--profile`` reads."""
     document = {
         "calibration": calibration.origin,
+        "in_service": calibration.in_service._asdict(),
         "residuals": {
             role: {kind: msgspec.to_builtins(residual) for kind, residual in fitted.residuals.items()}
             for role, fitted in calibration.fitted.items()
@@ -64,10 +76,11 @@ def write(calibration: Calibration, path: Path) -> None:
 
 def with_fitted(spec: ClusterSpec, calibration: Calibration) -> ClusterSpec:
     """``spec`` with each pool's measured profile."""
-    pools = tuple(
-        pool.model_copy(update={"profile": calibration.fitted[pool.role.value].profile})
-        for pool in spec.pools
-    )
+    return _with_profiles(spec, calibration.fitted)
+
+
+def _with_profiles(spec: ClusterSpec, fitted: dict[str, Fitted]) -> ClusterSpec:
+    pools = tuple(pool.model_copy(update={"profile": fitted[pool.role.value].profile}) for pool in spec.pools)
     return spec.model_copy(update={"pools": pools})
 
 

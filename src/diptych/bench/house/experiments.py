@@ -24,6 +24,10 @@ PROMPTS = (1, 13, 29, 45, 67, 90, 117, 150, 201, 262, 331, 410, 487, 1024, 2048)
 """Odd lengths: kernels round up to tiles, and what real prompts pay for that is the average."""
 
 BESIDE = (90, 201, 410, 1024)
+BEHIND = (90, 201, 410)
+PREFIX_TOKENS = 512
+"""Prompts beside decodes; prompts behind a cached prefix, and its length."""
+
 BATCHES = (1, 2, 4, 8, 12, 16, 24, 32)
 CONTEXTS = (32, 256, 1024)
 """Prompt lengths, batches and contexts that are tried, as far as the model and the spec allow."""
@@ -39,8 +43,8 @@ REPEATS = 3
 """Single prompts of a length in a round; fewer when they are slow."""
 
 REST_S = 0.1
-"""Before each single prompt, as between the prompts of a worker with some load: a core that has rested so long
-computes the next prompt 5 % slower than one that has not."""
+"""Before each single prompt, as between the prompts of a worker with some load: a core that has rested so
+long computes the next prompt 5 % slower than one that has not."""
 
 EXPERIMENT_S = 1.5
 """About as long a slow engine may take for one batch."""
@@ -48,10 +52,7 @@ EXPERIMENT_S = 1.5
 FEW_TOKENS, MANY_TOKENS = 10, 32
 
 BESIDE_TOKENS = 192
-"""Output of sequences beside which prompts are computed on another worker."""
-
-MIXED_TOKENS = 40
-"""The same where they share every step with a prompt."""
+"""Output of sequences beside which prompts are computed."""
 
 
 class PrefillSample(msgspec.Struct, frozen=True):
@@ -96,6 +97,8 @@ class Experiments:
         self._roles = {pool.role for pool in spec.pools}
         self._budget = min(pool.token_budget for pool in spec.pools)
         self._longest = house.cluster.max_model_tokens
+        self._prompt_cache = spec.kv.prompt_cache
+        self._prefix = max(1, PREFIX_TOKENS // spec.kv.block_tokens) * spec.kv.block_tokens
         self._most = max(pool.max_running for pool in spec.pools if pool.role is not Role.PREFILL)
         self._room = min(share.arena.blocks * spec.kv.block_tokens for share in house.cluster.shares)
         self.samples = Samples()
@@ -106,6 +109,8 @@ class Experiments:
         contexts = [n for n in CONTEXTS if 2 * n < self._longest - MANY_TOKENS]
         plan: list[tuple[Callable[[int, int], Awaitable[None]], int, int]]
         plan = [(self._single, n, 0) for n in prompts]
+        if self._prompt_cache:
+            plan += [(self._behind, n, self._prefix) for n in BEHIND if self._possible(n + self._prefix)]
         plan += [
             (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
         ]
@@ -154,6 +159,16 @@ class Experiments:
             if taken_s > EXPERIMENT_S / 2:
                 return
 
+    async def _behind(self, tokens: int, prefix: int) -> None:
+        """Prompts that find their first ``prefix`` tokens cached, once one has left them there."""
+        arrival = Arrival(t_s=0, input_tokens=prefix + tokens, output_tokens=2, hash_ids=(0,))
+        for _ in range(1 + REPEATS):
+            await asyncio.sleep(REST_S)
+            await self._house.together([arrival], trace_block_tokens=prefix)
+            steps = [step for step in await self._steps() if step.prefill_tokens]
+            if len(steps) == 1 and steps[0].prefill_tokens == tokens:
+                self.samples.prefill.append(PrefillSample(tokens, prefix, steps[0].busy_s))
+
     # ------------------------------------------------------------ decodes alone
 
     async def _batch(self, batch: int, context: int) -> None:
@@ -181,17 +196,15 @@ class Experiments:
     async def _beside(self, context: int, batch: int, tokens: int) -> None:
         """One prompt after the other while a batch decodes. On one mixed worker they share steps; on split
         workers they share the machine."""
-        mixed = Role.MIXED in self._roles
-        output = min(self._longest // 2, MIXED_TOKENS if mixed else BESIDE_TOKENS)
+        output = min(self._longest // 2, BESIDE_TOKENS)
         background = asyncio.create_task(self._house.together(_ragged(batch, context, output)))
         await self._until_decoding(batch)
         while not background.done():
-            if not mixed:  # one that decodes does not rest
-                await asyncio.sleep(REST_S)
+            await asyncio.sleep(REST_S)
             await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
         await background
         steps = await self._steps()
-        if mixed:
+        if Role.MIXED in self._roles:
             self._keep_mixed(steps, batch, context, tokens)
         else:
             self._keep_contended(steps, batch, context, tokens)
@@ -261,6 +274,8 @@ def _ragged(batch: int, context: int, output_tokens: int) -> list[Arrival]:
 def _words(experiment: Callable[[int, int], Awaitable[None]], first: int, second: int) -> str:
     if isinstance(experiment, partial):
         return f"a prompt of {second} tokens beside {first} decodes"
+    if experiment.__name__ == "_behind":
+        return f"a prompt of {first} tokens behind {second} cached ones"
     if second:
         return f"{first} sequences of {second} tokens decode"
     return f"a prompt of {first} tokens"
