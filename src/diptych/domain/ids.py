@@ -26,6 +26,6 @@ TokenId: TypeAlias = int
 
 if TYPE_CHECKING:
     Tokens: TypeAlias = Sequence[TokenId]
-    """Tokens of a request. A tuple on every wire; where nobody reads the tokens, a `range` will do."""
+    """Tokens of a request. A tuple on every wire; where nobody reads the tokens, `bytes` will do."""
 else:
     Tokens = tuple[TokenId, ...]

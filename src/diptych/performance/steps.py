@@ -75,7 +75,9 @@ class FittedSteps:
 
     def __init__(self, profile: ProfileSpec) -> None:
         self._profile = profile
-        self._prefill: PrefillFit = profile.prefill
+        fit: PrefillFit = profile.prefill
+        self._overhead_s = profile.step_overhead_s
+        self._fixed_s, self._token_s, self._token2_s = fit.fixed_s, fit.per_token_s, fit.per_token2_s
         self._prompt_table = table(profile.prefill.by_tokens) if profile.prefill.by_tokens else None
         self._batch_tables = [table(fit.by_batch) if fit.by_batch else None for fit in profile.decode]
         self._ranges = [fit.from_batch for fit in profile.decode]
@@ -106,23 +108,22 @@ class FittedSteps:
         return lines
 
     def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
-        fit = self._prefill
         tokens = squares = behind = 0
         for new, cached in chunks:
             tokens += new
             squares += new * (new + 2 * cached)
             behind += 2 * new * cached
-        overhead_s = self._profile.step_overhead_s
         if self._prompt_table is not None:
-            return overhead_s + (self._prompt_table.at(tokens) + fit.per_token2_s * behind if tokens else 0.0)
-        return overhead_s + max(0.0, fit.fixed_s + fit.per_token_s * tokens + fit.per_token2_s * squares)
+            table_s = self._prompt_table.at(tokens) + self._token2_s * behind if tokens else 0.0
+            return self._overhead_s + table_s
+        return self._overhead_s + max(0.0, self._fixed_s + self._token_s * tokens + self._token2_s * squares)
 
     def _line(self, decodes: int) -> Line:
         i = bisect_right(self._ranges, decodes) - 1
         fit: DecodeFit = self._profile.decode[i]
         by_batch = self._batch_tables[i]
         tabled_s = by_batch.at(decodes) if by_batch is not None else 0.0
-        fixed_s = self._profile.step_overhead_s + fit.fixed_s + fit.per_sequence_s * decodes + tabled_s
+        fixed_s = self._overhead_s + fit.fixed_s + fit.per_sequence_s * decodes + tabled_s
         return Line(max(0.0, fixed_s), max(0.0, fit.per_context_token_s))
 
 

@@ -25,9 +25,9 @@ def request_maker(
 ) -> Callable[[int, Arrival], Request]:
     """A function from (running number, arrival) to a request.
 
-    The tokens themselves do not exist: a ``range`` stands for them. The limit on the output is what the
-    client
-    allows, else what the model's context leaves: never the true length.
+    The tokens themselves do not exist: zeros stand for them, in the form that is cut and copied fastest. The
+    limit on the output is what the client allows, else what the model's context leaves: never the true
+    length.
 
     Raises:
         SpecError: neither block size is a multiple of the other.
@@ -51,7 +51,7 @@ def request_maker(
         limit = arrival.max_tokens or max(1, max_model_tokens - tokens)
         return Request(
             request_id=RequestId(f"{number:08d}"),
-            prompt_token_ids=range(tokens),
+            prompt_token_ids=bytes(tokens),
             cache_root=ROOT,
             block_hashes=hashes,
             sampling=SamplingParams(max_tokens=limit, seed=number, stop_token_ids=(END,)),

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from diptych.domain.commands import StartDecode, StartPrefill, WorkerCommand
 from diptych.domain.events import Bounced, Dropped, Finished, PrefillDone, StepReport, WorkerEvent
 from diptych.domain.ids import RequestId, TokenId
@@ -210,9 +208,7 @@ class VirtualWorker:
 
     def stats(self) -> WorkerStats:
         """Load now."""
-        return msgspec.structs.replace(
-            self.scheduler.stats(), prefill_s_total=self.prefill_s, decode_s_total=self.decode_s
-        )
+        return self.scheduler.stats(self.prefill_s, self.decode_s)
 
     def note_memory(self) -> None:
         """Remember the fullest moment."""

@@ -14,8 +14,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from diptych.adapters.protocol import EngineAdapter
 from diptych.domain.clock import Clock
 from diptych.domain.commands import WorkerCommand
@@ -142,6 +140,4 @@ class Worker:
 
     def _stats(self) -> WorkerStats:
         """The scheduler's figures, with those that only a clock can give."""
-        return msgspec.structs.replace(
-            self._scheduler.stats(), prefill_s_total=self._prefill_s, decode_s_total=self._decode_s
-        )
+        return self._scheduler.stats(self._prefill_s, self._decode_s)

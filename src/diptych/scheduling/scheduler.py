@@ -361,8 +361,8 @@ class Scheduler:
         """Blocks that sequences and leases hold now."""
         return self._pool.held_blocks
 
-    def stats(self) -> WorkerStats:
-        """Load now and totals of tokens and steps; the seconds are left to who has a clock."""
+    def stats(self, prefill_s: float = 0.0, decode_s: float = 0.0) -> WorkerStats:
+        """Load now and totals of tokens and steps; the seconds so far come from who has a clock."""
         pool, roster, totals = self._pool, self._roster, self._landing.totals
         return WorkerStats(
             steps=totals.steps,
@@ -378,6 +378,8 @@ class Scheduler:
             prefill_tokens_total=totals.prefill_tokens,
             decode_tokens_total=totals.decode_tokens,
             decode_steps_total=totals.decode_steps,
+            prefill_s_total=prefill_s,
+            decode_s_total=decode_s,
         )
 
     def check(self) -> None:
