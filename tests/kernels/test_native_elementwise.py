@@ -71,3 +71,25 @@ def test_store_writes_its_slots_and_nothing_else(
     native_kernels().write_kv(plane, x, slots)
     _torch().write_kv(expected, x, slots)
     assert torch.equal(plane.view(torch.int16), expected.view(torch.int16))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 5), st.integers(1, 200), st.integers(0, 3), seeds)
+def test_the_likeliest_of_each_row(count: int, width: int, spread: int, seed: int) -> None:
+    """Few distinct values, so that the highest are often several: the first counts. Zeros of both signs are
+    one number."""
+    logits = (spread * _random(seed, count, width)).round().bfloat16()
+    found, finite = native_kernels().likeliest(logits)
+    assert found == [row.index(max(row)) for row in logits.tolist()]
+    assert finite == [True] * count
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 76])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite_is_seen(place: int, value: float) -> None:
+    logits = _random(1, 3, 77)
+    logits[1, place] = value
+    for kernels in (native_kernels(), _torch()):
+        assert kernels.likeliest(logits)[1] == [True, False, True]
+    if value > 0:
+        assert native_kernels().likeliest(logits)[0][1] == place

@@ -20,8 +20,8 @@ from diptych.domain.step import StepPlan, StepResult
 from diptych.engine.inputs import PromptRows, SampleRow, StepInputs, pack_step
 from diptych.engine.kv_memory import KVMemory
 from diptych.engine.logprobs import logprobs
-from diptych.engine.runner import Runner
-from diptych.engine.sampler import sample
+from diptych.engine.runner import Runner, Scores
+from diptych.engine.sampler import sample, takes_likeliest
 from diptych.engine.sequences import Sequences
 from diptych.engine.warm_up import warm_up
 from diptych.models.decoder import Decoder
@@ -69,10 +69,10 @@ class NativeEngine:
         if not plan.slices:
             return StepResult(sampled={}, copied_bytes=copied_bytes, copy_s=copied_s - began_s)
         inputs = pack_step(plan, self._sequences, self.layout.block_tokens, self._device)
-        logits_RV = self._runner.logits(inputs)
+        scores = self._runner.scores(inputs)
         return StepResult(
-            sampled=_sampled(logits_RV, inputs.samples),
-            prompt_logprobs=_prompt_logprobs(logits_RV, inputs),
+            sampled=_sampled(scores, inputs.samples),
+            prompt_logprobs=_prompt_logprobs(scores.logits_RV, inputs),
             copied_bytes=copied_bytes,
             copy_s=copied_s - began_s,
             forward_s=self._now_s() - copied_s,
@@ -88,14 +88,18 @@ class NativeEngine:
         warm_up(self._decoder, self.layout, self._device, exact=self._exact)
 
 
-def _sampled(logits_RV: Tensor, rows: tuple[SampleRow, ...]) -> dict[RequestId, Sampled]:
-    if not rows:
-        return {}
-    logits_RV = logits_RV[[row.row for row in rows]]
-    token_ids = sample(logits_RV, rows)
+def _sampled(scores: Scores, rows: tuple[SampleRow, ...]) -> dict[RequestId, Sampled]:
+    """Rows whose likeliest token is the choice are not looked at again."""
+    token_ids = {row.row: scores.likeliest_R[row.row] for row in rows}
+    others = [row for row in rows if not takes_likeliest(row)]
+    if others:
+        logits_RV = scores.logits_RV[[row.row for row in others]].float()
+        token_ids.update(zip([row.row for row in others], sample(logits_RV, others), strict=True))
     return {
-        row.state.request_id: Sampled(token_id, _token_logprob(logits_RV[i], token_id, row))
-        for i, (row, token_id) in enumerate(zip(rows, token_ids, strict=True))
+        row.state.request_id: Sampled(
+            token_ids[row.row], _token_logprob(scores.logits_RV[row.row], token_ids[row.row], row)
+        )
+        for row in rows
     }
 
 

@@ -7,13 +7,22 @@ Shapes: T packed tokens, D model width, R rows with logits, V vocabulary.
 
 from __future__ import annotations
 
-import torch
+from typing import NamedTuple
+
 from torch import Tensor
 
 from diptych.domain.errors import SpecError
+from diptych.domain.ids import TokenId
 from diptych.engine.inputs import StepInputs
 from diptych.engine.kv_memory import KVMemory
 from diptych.models.decoder import Decoder
+
+
+class Scores(NamedTuple):
+    """Raw scores in the dtype of the model, [R, V], and the first of the highest of each row."""
+
+    logits_RV: Tensor
+    likeliest_R: list[TokenId]
 
 
 class Runner:
@@ -23,25 +32,24 @@ class Runner:
         self._decoder = decoder
         self._memory = memory
 
-    def logits(self, inputs: StepInputs) -> Tensor:
-        """Raw scores of ``inputs.logit_rows``, [R, V]; the KV of all tokens of the step is stored.
+    def scores(self, inputs: StepInputs) -> Scores:
+        """Those of ``inputs.logit_rows``; the KV of all tokens of the step is stored.
 
         Raises:
             SpecError: the model yields numbers that are not finite.
         """
         hidden_TD = self._decoder.forward(inputs.decoder, self._memory.layers)
         if not inputs.logit_rows_R.shape[0]:
-            return hidden_TD.new_empty((0, self._decoder.shape.vocab), dtype=torch.float32)
+            return Scores(hidden_TD.new_empty((0, self._decoder.shape.vocab)), [])
         logits_RV = self._decoder.logits(hidden_TD[inputs.logit_rows_R])
-        _require_finite(logits_RV)
-        return logits_RV
+        likeliest_R, finite_R = self._decoder.likeliest(logits_RV)
+        _require_finite(finite_R)
+        return Scores(logits_RV, likeliest_R)
 
 
-def _require_finite(logits_RV: Tensor) -> None:
-    """A sum is finite only if every term is."""
-    finite_R = logits_RV.sum(-1).isfinite()
-    if not bool(finite_R.all()):
+def _require_finite(finite_R: list[bool]) -> None:
+    if not all(finite_R):
         raise SpecError(
-            f"the model produced logits that are not finite in {int((~finite_R).sum())} of "
-            f"{finite_R.shape[0]} rows: the weights are damaged, or the dtype is too narrow for them"
+            f"the model produced logits that are not finite in {finite_R.count(False)} of "
+            f"{len(finite_R)} rows: the weights are damaged, or the dtype is too narrow for them"
         )

@@ -32,8 +32,16 @@ FIRST_CANDIDATES = 1024
 """Sorting the vocabulary is dear; this many likeliest tokens nearly always hold top-p's share."""
 
 
+def takes_likeliest(row: SampleRow) -> bool:
+    """Whether the row's choice is the likeliest of its raw scores."""
+    sampling = row.state.sampling
+    greedy = sampling.temperature <= GREEDY_TEMPERATURE
+    return greedy and not needs_adjusting(sampling, row.output_index)
+
+
 def sample(logits_RV: Tensor, rows: Sequence[SampleRow]) -> list[TokenId]:
-    """The next token of each row. ``logits_RV[i]`` are the raw scores of ``rows[i]`` and stay as they are."""
+    """The next token of each row. ``logits_RV[i]`` are the raw scores of ``rows[i]`` in float32 and stay
+    as they are."""
     logits_RV = _adjusted(logits_RV, rows)
     chosen = logits_RV.argmax(-1).tolist()
     drawn = [i for i, row in enumerate(rows) if row.state.sampling.temperature > GREEDY_TEMPERATURE]

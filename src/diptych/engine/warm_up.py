@@ -46,7 +46,7 @@ def warm_up(decoder: Decoder, layout: KVLayout, device: torch.device, *, exact: 
     def run(*pieces: tuple[int, int, int]) -> Tensor:
         slices = tuple(_slice(prompts[i], start, end, tables[i]) for i, start, end in pieces)
         plan = StepPlan(step=0, slices=slices)
-        return runner.logits(pack_step(plan, sequences, layout.block_tokens, device))
+        return runner.scores(pack_step(plan, sequences, layout.block_tokens, device)).logits_RV
 
     whole_RV = run((0, 0, tokens))
     half = tokens // 2

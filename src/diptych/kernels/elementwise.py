@@ -32,6 +32,11 @@ class Elementwise:
         gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
         return functional.silu(gate_TI) * up_TI
 
+    def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
+        """See `Kernels.likeliest`. A sum is finite only if every term is."""
+        finite_R = logits_RV.sum(-1, dtype=torch.float32).isfinite()
+        return logits_RV.argmax(-1).tolist(), finite_R.tolist()
+
     def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:
         """See `Kernels.write_kv`."""
         slots_per_block = plane_BKSE.shape[2]

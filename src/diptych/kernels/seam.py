@@ -2,8 +2,8 @@
 
 Knows: signatures and the geometry of a step. Does not know: how any of it is computed.
 
-Shapes: T packed tokens, D width of an input, N width of an output, I width of the MLP, H query heads, K kv
-heads, E head width, B blocks, S slots per block.
+Shapes: T packed tokens, R rows with logits, V vocabulary, D width of an input, N width of an output, I width
+of the MLP, H query heads, K kv heads, E head width, B blocks, S slots per block.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class Kernels(Protocol):
 
     def silu_mul(self, gate_up_TI: Tensor) -> Tensor:
         """``silu(gate) * up`` of the merged [T, 2I] projection, [T, I]."""
+        ...
+
+    def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
+        """Of each row the first id with the highest score, and whether all its scores are finite."""
         ...
 
     def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:

@@ -131,8 +131,12 @@ class Decoder:
         return self._kernels.rms_norm(x_TD, self._norm_D, self.shape.rms_eps)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Raw next-token scores in float32, [R, V]."""
-        return self._kernels.linear(hidden_RD, self._head).float()
+        """Raw next-token scores in the dtype of the model, [R, V]."""
+        return self._kernels.linear(hidden_RD, self._head)
+
+    def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
+        """See `Kernels.likeliest`."""
+        return self._kernels.likeliest(logits_RV)
 
     def _mlp(self, x_TD: Tensor, layer: Layer) -> Tensor:
         normed_TD = self._kernels.rms_norm(x_TD, layer.mlp_norm_D, self.shape.rms_eps)

@@ -26,6 +26,8 @@ constexpr int kKeys = 64;
 constexpr int kSegment = 1024;
 constexpr int kMostWidth = 256;
 constexpr int kTilesTogether = 8;  // query tiles that share one preparation of the values
+constexpr int kAhead = 2;           // so many times 64 positions of one head are fetched before they are used
+constexpr int kTasksForEach = 4;   // tasks for each thread, so that none waits long for the last one
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 struct Span {
@@ -58,6 +60,7 @@ struct alignas(64) Tile {
   int32_t first[kQueries];  // positions [first, last] are seen; nothing if last < first
   int32_t last[kQueries];
   int row, rows;  // of the span
+  int all_from, all_until;  // positions that each of them sees
 };
 
 struct alignas(64) Room {
@@ -68,12 +71,12 @@ struct alignas(64) Room {
   float part[kQueries][16];
 };
 
-void clear(Sums& sums, int width) {
+void clear(Sums& sums, int width, int queries) {
   for (int q = 0; q < kQueries; ++q) {
     sums.most[q] = kNothing;
     sums.total[q] = 0;
-    std::memset(sums.values[q], 0, width * sizeof(float));
   }
+  for (int q = 0; q < queries; ++q) std::memset(sums.values[q], 0, width * sizeof(float));
 }
 
 int group_of(const Job& job) { return job.heads / job.kv_heads; }
@@ -97,6 +100,8 @@ void prepare(const Job& job, const Span& span, int head, int row, Tile& tile) {
       tile.last[q] = position;
     }
   }
+  tile.all_from = tile.first[tile.rows * group - 1];
+  tile.all_until = tile.last[0] + 1;
 }
 
 const bf16* slot(const Job& job, const Span& span, const bf16* plane, int head, int position) {
@@ -104,20 +109,68 @@ const bf16* slot(const Job& job, const Span& span, const bf16* plane, int head, 
   return plane + ((block * job.kv_heads + head) * job.block_tokens + position % job.block_tokens) * job.width;
 }
 
+// Where positions [from, from + 64) lie in one plane; null from `until` on. One division for each block.
+void rows_at(const Job& job, const Span& span, const bf16* plane, int head, int from, int until,
+             const bf16* (&at)[kKeys]) {
+  const int count = std::clamp(until - from, 0, kKeys);
+  for (int i = 0; i < count;) {
+    const int rows = std::min(job.block_tokens - (from + i) % job.block_tokens, count - i);
+    const bf16* first = slot(job, span, plane, head, from + i);
+    for (int r = 0; r < rows; ++r) at[i + r] = first + static_cast<int64_t>(r) * job.width;
+    i += rows;
+  }
+  std::fill(at + count, at + kKeys, nullptr);
+}
+
+// Keys and values that are wanted next. Blocks lie anywhere: the processor can not guess where they go on. Fetched all
+// at once they would fill its queue of misses and hold up the sums; so each part of the work fetches some.
+class Ahead {
+ public:
+  Ahead(const Job& job, const Span& span, int head, int from, int until) {
+    for (int position = from; position < until;) {
+      const int rows = std::min(job.block_tokens - position % job.block_tokens, until - position);
+      const int lines = rows * job.width * static_cast<int>(sizeof(bf16)) / 64;
+      pieces_[count_++] = {reinterpret_cast<const char*>(slot(job, span, job.k, head, position)), lines};
+      pieces_[count_++] = {reinterpret_cast<const char*>(slot(job, span, job.v, head, position)), lines};
+      position += rows;
+    }
+    // Each piece may be a page that no buffer of translations knows: they are looked up side by side.
+    for (int piece = 0; piece < count_; ++piece) _mm_prefetch(pieces_[piece].at, _MM_HINT_T1);
+  }
+
+  // About so many lines: what is left of one piece at most.
+  void some(int lines) {
+    if (piece_ == count_) return;
+    Piece& piece = pieces_[piece_];
+    const int now = std::min(lines, piece.lines);
+    for (int line = 0; line < now; ++line) _mm_prefetch(piece.at + 64 * line, _MM_HINT_T1);
+    piece.at += 64 * now;
+    piece.lines -= now;
+    piece_ += piece.lines == 0;
+  }
+
+ private:
+  struct Piece {
+    const char* at;
+    int lines;
+  };
+  Piece pieces_[2 * kKeys];
+  int count_ = 0, piece_ = 0;
+};
+
 // Values of positions [from, from + 64) as the second operand; zero from `until` on.
-void prepare_values(const Job& job, const Span& span, int head, int from, int until, Room& room) {
+void prepare_values(const Job& job, const Span& span, int head, int from, int until, Room& room, Ahead& ahead) {
   // Puts the 16-bit elements of two rows side by side.
   alignas(64) static const uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
   alignas(64) static const uint16_t kHigh[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
                                                  24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
   const __m512i low = _mm512_load_si512(kLow), high = _mm512_load_si512(kHigh);
-  const bf16* rows[2];
+  const bf16* at[kKeys];
+  rows_at(job, span, job.v, head, from, until, at);
   for (int pair = 0; pair < kKeys / 2; ++pair) {
-    for (int half = 0; half < 2; ++half) {
-      const int position = from + 2 * pair + half;
-      rows[half] = position < until ? slot(job, span, job.v, head, position) : nullptr;
-    }
+    const bf16* const* rows = at + 2 * pair;
+    if (pair % 2 == 0) ahead.some(16);
     for (int e = 0; e < job.width; e += 32) {
       const __m512i one = rows[0] ? _mm512_loadu_si512(rows[0] + e) : _mm512_setzero_si512();
       const __m512i two = rows[1] ? _mm512_loadu_si512(rows[1] + e) : _mm512_setzero_si512();
@@ -146,12 +199,13 @@ struct Keys {
   int64_t stride[4];
 };
 
-void score(const Job& job, const Keys& keys, const Tile& tile, Room& room) {
+void score(const Job& job, const Keys& keys, const Tile& tile, Room& room, Ahead& ahead) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int k = 0; k < job.width / 32; ++k) {
+    ahead.some(16);
     _tile_loadd(4, tile.queries[k], 64);
     _tile_loadd(5, keys.at[0] + 32 * k, keys.stride[0]);
     _tile_loadd(6, keys.at[1] + 32 * k, keys.stride[1]);
@@ -170,32 +224,46 @@ void score(const Job& job, const Keys& keys, const Tile& tile, Room& room) {
 
 void transpose(__m512 (&rows)[16]);
 
-// Scores to weights; sums.most and sums.total move on; what earlier sums are worth now.
-__m512 soften(const Job& job, const Tile& tile, int from, Sums& sums, Room& room) {
+// Scores to weights; sums.most and sums.total move on; what earlier sums are worth now. Only the tile's own queries
+// are worth an exponential.
+__m512 soften(const Job& job, const Tile& tile, int from, int queries, Sums& sums, Room& room, Ahead& ahead) {
   const __m512i first = _mm512_loadu_si512(tile.first), last = _mm512_loadu_si512(tile.last);
+  const bool all = tile.all_from <= from && from + kKeys <= tile.all_until;
   const __m512 scale = _mm512_set1_ps(job.scale);
   const __m512 before = _mm512_load_ps(sums.most);
   __m512 most = before;
-  for (int i = 0; i < kKeys; ++i) {
-    const __m512i position = _mm512_set1_epi32(from + i);
-    const __mmask16 seen = _mm512_cmple_epi32_mask(first, position) & _mm512_cmple_epi32_mask(position, last);
-    const __m512 value = _mm512_mul_ps(_mm512_load_ps(room.scores[i]), scale);
-    const __m512 masked = _mm512_mask_mov_ps(_mm512_set1_ps(kNothing), seen, value);
-    _mm512_store_ps(room.scores[i], masked);
-    most = _mm512_max_ps(most, masked);
+  alignas(64) float turned[kKeys / 16][kQueries][16];
+  for (int part = 0; part < kKeys / 16; ++part) {
+    __m512 rows[16];
+    for (int i = 0; i < 16; ++i) {
+      rows[i] = _mm512_mul_ps(_mm512_load_ps(room.scores[16 * part + i]), scale);
+      if (!all) {
+        const __m512i position = _mm512_set1_epi32(from + 16 * part + i);
+        const __mmask16 seen = _mm512_cmple_epi32_mask(first, position) & _mm512_cmple_epi32_mask(position, last);
+        rows[i] = _mm512_mask_mov_ps(_mm512_set1_ps(kNothing), seen, rows[i]);
+      }
+      most = _mm512_max_ps(most, rows[i]);
+    }
+    ahead.some(32);
+    transpose(rows);
+    for (int q = 0; q < queries; ++q) _mm512_store_ps(turned[part][q], rows[q]);
   }
   // Where nothing has been seen yet, any finite number does.
   const __m512 base = _mm512_max_ps(most, _mm512_set1_ps(-3e38f));
-  __m512 total = _mm512_setzero_ps();
-  for (int i = 0; i < kKeys; i += 16) {
-    __m512 rows[16];
-    for (int j = 0; j < 16; ++j) {
-      rows[j] = exp_negative(_mm512_sub_ps(_mm512_load_ps(room.scores[i + j]), base));
-      total = _mm512_add_ps(total, rows[j]);
+  alignas(64) float bases[kQueries];
+  _mm512_store_ps(bases, base);
+  __m512 totals[kQueries] = {};
+  for (int q = 0; q < queries; ++q) {
+    const __m512 own = _mm512_set1_ps(bases[q]);
+    for (int part = 0; part < kKeys / 16; ++part) {
+      const __m512 weight = exp_negative(_mm512_sub_ps(_mm512_load_ps(turned[part][q]), own));
+      totals[q] = _mm512_add_ps(totals[q], weight);
+      store_bf16(room.weights[q] + 16 * part, weight);
     }
-    transpose(rows);
-    for (int q = 0; q < kQueries; ++q) store_bf16(room.weights[q] + i, rows[q]);
   }
+  transpose(totals);
+  __m512 total = totals[0];
+  for (int i = 1; i < 16; ++i) total = _mm512_add_ps(total, totals[i]);
   const __m512 worth = exp_negative(_mm512_sub_ps(before, base));
   _mm512_store_ps(sums.most, most);
   _mm512_store_ps(sums.total, _mm512_fmadd_ps(_mm512_load_ps(sums.total), worth, total));
@@ -228,13 +296,13 @@ void transpose(__m512 (&r)[16]) {
   }
 }
 
-void add_values(const Job& job, __m512 worth, Sums& sums, Room& room) {
+void add_values(const Job& job, __m512 worth, int queries, Sums& sums, Room& room, Ahead& ahead) {
   alignas(64) float factor[16];
   _mm512_store_ps(factor, worth);
   _tile_loadd(4, room.weights[0], kKeys * sizeof(bf16));
   _tile_loadd(5, room.weights[0] + 32, kKeys * sizeof(bf16));
-  const int queries = rows_of_tile(job) * group_of(job);
   for (int e = 0; e < job.width / 16; ++e) {
+    ahead.some(16);
     _tile_zero(0);
     _tile_loadd(6, room.values[0][e], 64);
     _tile_loadd(7, room.values[1][e], 64);
@@ -249,7 +317,7 @@ void add_values(const Job& job, __m512 worth, Sums& sums, Room& room) {
   }
 }
 
-void merge(const Job& job, Sums& total, const Sums& part) {
+void merge(const Job& job, Sums& total, const Sums& part, int queries) {
   const __m512 one = _mm512_load_ps(total.most), two = _mm512_load_ps(part.most);
   const __m512 most = _mm512_max_ps(one, two);
   const __m512 base = _mm512_max_ps(most, _mm512_set1_ps(-3e38f));
@@ -261,7 +329,7 @@ void merge(const Job& job, Sums& total, const Sums& part) {
   _mm512_store_ps(total.total,
                   _mm512_add_ps(_mm512_mul_ps(_mm512_load_ps(total.total), a),
                                 _mm512_mul_ps(_mm512_load_ps(part.total), b)));
-  for (int q = 0; q < kQueries; ++q)
+  for (int q = 0; q < queries; ++q)
     for (int e = 0; e < job.width; e += 16) {
       const __m512 left = _mm512_mul_ps(_mm512_load_ps(total.values[q] + e), _mm512_set1_ps(first[q]));
       const __m512 right = _mm512_mul_ps(_mm512_load_ps(part.values[q] + e), _mm512_set1_ps(second[q]));
@@ -281,38 +349,41 @@ void put(const Job& job, const Span& span, int head, const Tile& tile, const Sum
     }
 }
 
-// The next 64 positions will be wanted soon. Blocks lie anywhere: the processor can not guess where they go on.
-void fetch(const Job& job, const Span& span, int head, int from, int until) {
-  for (int position = from; position < std::min(until, from + kKeys); ++position) {
-    const bf16* key = slot(job, span, job.k, head, position);
-    const bf16* value = slot(job, span, job.v, head, position);
-    for (int e = 0; e < job.width; e += 32) {
-      _mm_prefetch(reinterpret_cast<const char*>(key + e), _MM_HINT_T1);
-      _mm_prefetch(reinterpret_cast<const char*>(value + e), _MM_HINT_T1);
-    }
+Keys keys_of(const Job& job, const Span& span, int head, int at, int until, Room& room) {
+  Keys keys;
+  for (int i = 0; i < 4; ++i) {
+    keys.at[i] = keys_at(job, span, head, at + 16 * i, until, room, 16 * i);
+    const bool copied = keys.at[i] >= room.keys[0] && keys.at[i] < room.keys[kKeys - 1] + kMostWidth;
+    keys.stride[i] = (copied ? kMostWidth : job.width) * static_cast<int64_t>(sizeof(bf16));
   }
+  return keys;
 }
 
-// Adds positions [from, until) (from: a multiple of 64) to the sums of some query tiles.
-void walk(const Job& job, const Span& span, int head, int from, int until, Tile* tiles, Sums* sums, int count,
-          Room& room) {
+// Query tiles of neighbouring heads: `each` of them for every head, one head after the other.
+struct Tiles {
+  Tile* tiles;
+  Sums* sums;
+  int head, heads, each;
+};
+
+// Adds positions [from, until) (from: a multiple of 64) to the sums. Heads of one block lie side by side, so all heads
+// of the same positions come before the next positions: memory and the tables of its pages are read in order.
+void walk(const Job& job, const Span& span, int from, int until, const Tiles& work, Room& room) {
   for (int at = from; at < until; at += kKeys) {
-    fetch(job, span, head, at + kKeys, until);
-    prepare_values(job, span, head, at, until, room);
-    Keys keys;
-    for (int i = 0; i < 4; ++i) {
-      keys.at[i] = keys_at(job, span, head, at + 16 * i, until, room, 16 * i);
-      keys.stride[i] = (keys.at[i] >= room.keys[0] && keys.at[i] < room.keys[kKeys - 1] + kMostWidth
-                            ? kMostWidth
-                            : job.width) *
-                       static_cast<int64_t>(sizeof(bf16));
-    }
-    for (int t = 0; t < count; ++t) {
-      if (at > tiles[t].last[tiles[t].rows * group_of(job) - 1]) continue;
-      if (at + kKeys <= tiles[t].first[0]) continue;
-      score(job, keys, tiles[t], room);
-      const __m512 worth = soften(job, tiles[t], at, sums[t], room);
-      add_values(job, worth, sums[t], room);
+    for (int h = 0; h < work.heads; ++h) {
+      const int head = work.head + h;
+      const int next = at + (h + kAhead) / work.heads * kKeys;
+      Ahead ahead(job, span, work.head + (h + kAhead) % work.heads, next, std::min(until, next + kKeys));
+      prepare_values(job, span, head, at, until, room, ahead);
+      const Keys keys = keys_of(job, span, head, at, until, room);
+      for (int t = h * work.each; t < (h + 1) * work.each; ++t) {
+        const Tile& tile = work.tiles[t];
+        const int queries = tile.rows * group_of(job);
+        if (at > tile.last[queries - 1] || at + kKeys <= tile.first[0]) continue;
+        score(job, keys, tile, room, ahead);
+        const __m512 worth = soften(job, tile, at, queries, work.sums[t], room, ahead);
+        add_values(job, worth, queries, work.sums[t], room, ahead);
+      }
     }
   }
 }
@@ -331,6 +402,7 @@ T* own(int count) {
 
 struct Work {
   int span, head, row, segment;  // segment < 0: all of them
+  int heads, sums;               // of a segment: how many heads from `head` on, where their sums go
 };
 
 struct Bench {
@@ -353,22 +425,37 @@ void whole(const Job& job, const Work& work) {
   const int begin = start_of(job, bench.tiles[0]);
   for (int from = begin; from < until; from += kSegment) {
     Sums* sums = from == begin ? bench.total : bench.part;
-    for (int t = 0; t < count; ++t) clear(sums[t], job.width);
-    walk(job, span, work.head, from, std::min(until, from + kSegment), bench.tiles, sums, count, bench.room);
+    for (int t = 0; t < count; ++t) clear(sums[t], job.width, kQueries);
+    walk(job, span, from, std::min(until, from + kSegment), {bench.tiles, sums, work.head, 1, count}, bench.room);
     if (from != begin)
-      for (int t = 0; t < count; ++t) merge(job, bench.total[t], bench.part[t]);
+      for (int t = 0; t < count; ++t) merge(job, bench.total[t], bench.part[t], kQueries);
   }
   for (int t = 0; t < count; ++t) put(job, span, work.head, bench.tiles[t], bench.total[t]);
 }
 
-void segment(const Job& job, const Work& work, Sums& sums) {
+// One tile of each of some heads, over one segment.
+void segment(const Job& job, const Work& work, Sums* sums) {
   Bench& bench = *own<Bench>(1);
   const Span& span = job.spans[work.span];
-  prepare(job, span, work.head, 0, bench.tiles[0]);
+  for (int h = 0; h < work.heads; ++h) {
+    prepare(job, span, work.head + h, 0, bench.tiles[h]);
+    clear(sums[h], job.width, span.rows * group_of(job));
+  }
   const int from = start_of(job, bench.tiles[0]) + work.segment * kSegment;
-  clear(sums, job.width);
-  walk(job, span, work.head, from, std::min(span.start + span.rows, from + kSegment), bench.tiles, &sums, 1,
-       bench.room);
+  walk(job, span, from, std::min(span.start + span.rows, from + kSegment),
+       {bench.tiles, sums, work.head, work.heads, 1}, bench.room);
+}
+
+int segments_of(const Job& job, const Span& span) {
+  const int begin = job.window > 0 ? std::max(0, span.start - job.window + 1) / kSegment * kSegment : 0;
+  return (span.start + span.rows - begin + kSegment - 1) / kSegment;
+}
+
+// How many heads a task takes: as many as leave every thread some tasks.
+int heads_together(const Job& job, int segments) {
+  int heads = std::min(job.kv_heads, kTilesTogether);
+  while (heads > 1 && segments * (job.kv_heads / heads) < kTasksForEach * threads()) heads /= 2;
+  return heads;
 }
 
 }  // namespace
@@ -384,44 +471,48 @@ extern "C" void dp_attention(const uint16_t* q, int64_t q_stride, const uint16_t
   static std::vector<Work> work;
   static std::vector<char> memory;
   work.clear();
-  int parts = 0;
   const int rows = rows_of_tile(job);
+  int segments = 0, parts = 0;
+  for (int s = 0; s < count; ++s)
+    if (job.spans[s].rows <= rows) segments += segments_of(job, job.spans[s]);
+  const int together = heads_together(job, segments);
   for (int s = 0; s < count; ++s) {
-    const Span& span = job.spans[s];
-    if (span.rows <= rows) {
-      const int begin = window > 0 ? std::max(0, span.start - window + 1) / kSegment * kSegment : 0;
-      const int segments = (span.start + span.rows - begin + kSegment - 1) / kSegment;
-      for (int head = 0; head < kv_heads; ++head)
-        for (int i = 0; i < segments; ++i) work.push_back({s, head, 0, i}), ++parts;
-    }
+    if (job.spans[s].rows > rows) continue;
+    for (int i = 0; i < segments_of(job, job.spans[s]); ++i, parts += kv_heads)
+      for (int head = 0; head < kv_heads; head += together)
+        work.push_back({s, head, 0, i, std::min(together, kv_heads - head), parts + head});
   }
-  const int small = parts;
   for (int s = 0; s < count; ++s) {
     const Span& span = job.spans[s];
     // The last rows first: they see most.
     if (span.rows > rows)
       for (int row = (span.rows - 1) / (rows * kTilesTogether) * rows * kTilesTogether; row >= 0;
            row -= rows * kTilesTogether)
-        for (int head = 0; head < kv_heads; ++head) work.push_back({s, head, row, -1});
+        for (int head = 0; head < kv_heads; ++head) work.push_back({s, head, row, -1, 1, 0});
   }
   if (memory.size() < parts * sizeof(Sums) + 64) memory.resize(parts * sizeof(Sums) + 64);
   Sums* sums = reinterpret_cast<Sums*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
   parallel_for(static_cast<int>(work.size()), [&](int task) {
     prepare_tiles();
-    if (task < small) {
-      segment(job, work[task], sums[task]);
-    } else {
+    if (work[task].segment < 0) {
       whole(job, work[task]);
+    } else {
+      segment(job, work[task], sums + work[task].sums);
     }
   });
-  for (int task = 0; task < small;) {
-    const Work& first = work[task];
-    Sums& total = sums[task];
+  for (int s = 0, part = 0; s < count; ++s) {
+    const Span& span = job.spans[s];
+    if (span.rows > rows) continue;
     Tile tile;
     tile.row = 0;
-    tile.rows = job.spans[first.span].rows;
-    for (++task; task < small && work[task].span == first.span && work[task].head == first.head; ++task)
-      merge(job, total, sums[task]);
-    put(job, job.spans[first.span], first.head, tile, total);
+    tile.rows = span.rows;
+    const int of_span = segments_of(job, span);
+    for (int head = 0; head < kv_heads; ++head) {
+      Sums& total = sums[part + head];
+      for (int i = 1; i < of_span; ++i)
+        merge(job, total, sums[part + i * kv_heads + head], span.rows * group_of(job));
+      put(job, span, head, tile, total);
+    }
+    part += of_span * kv_heads;
   }
 }

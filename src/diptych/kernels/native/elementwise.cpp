@@ -39,6 +39,45 @@ void norm(const bf16* x, const bf16* weight, int64_t width, float eps, bf16* out
   }
 }
 
+// bfloat16 as whole numbers in the same order; both zeros are one number.
+__m512i ordered(__m512i raw) {
+  const __m512i folded = _mm512_xor_si512(raw, _mm512_srli_epi16(_mm512_srai_epi16(raw, 15), 1));
+  return _mm512_mask_mov_epi16(folded, _mm512_cmpeq_epi16_mask(raw, _mm512_set1_epi16(INT16_MIN)),
+                               _mm512_setzero_si512());
+}
+
+int16_t highest(__m512i values) {
+  alignas(64) int16_t all[32];
+  _mm512_store_si512(all, values);
+  return *std::max_element(all, all + 32);
+}
+
+// The first of the highest, and whether every element is finite: an exponent of all ones is not.
+void likeliest(const bf16* x, int64_t width, int64_t* id, uint8_t* finite) {
+  const __m512i exponent = _mm512_set1_epi16(0x7F80);
+  const auto there = [width](int64_t i) {
+    return width - i >= 32 ? ~__mmask32{0} : static_cast<__mmask32>((uint32_t{1} << (width - i)) - 1);
+  };
+  __m512i most = _mm512_set1_epi16(INT16_MIN);
+  __mmask32 broken = 0;
+  for (int64_t i = 0; i < width; i += 32) {
+    const __m512i raw = _mm512_maskz_loadu_epi16(there(i), x + i);
+    broken |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(raw, exponent), exponent);
+    most = _mm512_mask_max_epi16(most, there(i), most, ordered(raw));
+  }
+  *finite = broken == 0;
+  *id = 0;
+  const __m512i wanted = _mm512_set1_epi16(highest(most));
+  for (int64_t i = 0; i < width; i += 32) {
+    const __m512i raw = _mm512_maskz_loadu_epi16(there(i), x + i);
+    const __mmask32 equal = _mm512_mask_cmpeq_epi16_mask(there(i), ordered(raw), wanted);
+    if (equal != 0) {
+      *id = i + __builtin_ctz(equal);
+      return;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace diptych
 
@@ -89,6 +128,11 @@ extern "C" void dp_silu_mul(const uint16_t* x, int64_t rows, int64_t width, uint
       store_bf16(out + row * width + i, _mm512_mul_ps(rounded(_mm512_mul_ps(g, share)), up), there);
     }
   });
+}
+
+// Of each row of [rows, width] the first of the highest elements, and whether all are finite.
+extern "C" void dp_likeliest(const uint16_t* x, int64_t rows, int64_t width, int64_t* ids, uint8_t* finite) {
+  by_rows(rows, width, [&](int64_t row) { likeliest(x + row * width, width, ids + row, finite + row); });
 }
 
 // Row t, heads next to each other, to slot slots[t] = block · S + slot of a plane [blocks, heads, S, width].

@@ -120,6 +120,16 @@ class NativeKernels:
         self._call.dp_silu_mul(gate_up_TI.data_ptr(), rows, width, out_TI.data_ptr())
         return out_TI
 
+    def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
+        """See `Kernels.likeliest`. A NaN may be the highest: who asks looks at the second answer first."""
+        logits_RV = _bf16(logits_RV).contiguous()
+        rows, width = logits_RV.shape
+        if not width:
+            raise ValueError("a row without scores has no likeliest one")
+        ids_R, finite_R = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.bool)
+        self._call.dp_likeliest(logits_RV.data_ptr(), rows, width, ids_R.data_ptr(), finite_R.data_ptr())
+        return ids_R.tolist(), finite_R.tolist()
+
     def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:
         """See `Kernels.write_kv`."""
         if not plane_BKSE.is_contiguous():

@@ -33,6 +33,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dp_rms_norm": (None, (_P, _L, _L, _L, _L, _P, _F, _P)),
     "dp_rope": (None, (_P, _L, _L, _L, _L, _P, _P, _P)),
     "dp_silu_mul": (None, (_P, _L, _L, _P)),
+    "dp_likeliest": (None, (_P, _L, _L, _P, _P)),
     "dp_write_kv": (None, (_P, _L, _L, _L, _L, _L, _P, _P)),
 }
 
