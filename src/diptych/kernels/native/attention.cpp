@@ -68,7 +68,7 @@ struct alignas(64) Room {
   bf16 values[2][kMostWidth / 16][16][16][2];  // [32 positions][16 wide]: pairs of positions side by side
   float scores[kKeys][kQueries];
   bf16 weights[kQueries][kKeys];
-  float part[kQueries][16];
+  float part[4][kQueries][16];
 };
 
 void clear(Sums& sums, int width, int queries) {
@@ -83,22 +83,29 @@ int group_of(const Job& job) { return job.heads / job.kv_heads; }
 
 int rows_of_tile(const Job& job) { return std::max(1, kQueries / group_of(job)); }
 
+void transpose(__m512 (&rows)[16]);
+
 void prepare(const Job& job, const Span& span, int head, int row, Tile& tile) {
   const int group = group_of(job);
   tile.row = row;
   tile.rows = std::min(rows_of_tile(job), span.rows - row);
-  std::memset(tile.queries, 0, sizeof(bf16) * job.width * kQueries);
+  const bf16* sources[kQueries] = {};
   for (int q = 0; q < kQueries; ++q) tile.first[q] = 1, tile.last[q] = 0;
   for (int r = 0; r < tile.rows; ++r) {
     const int position = span.start + row + r;
     for (int g = 0; g < group; ++g) {
       const int q = r * group + g;
-      const bf16* source = job.q + (span.first_row + row + r) * job.q_stride + (head * group + g) * job.width;
-      for (int pair = 0; pair < job.width / 2; ++pair)
-        std::memcpy(tile.queries[pair / 16][pair % 16][q], source + 2 * pair, 4);
+      sources[q] = job.q + (span.first_row + row + r) * job.q_stride + (head * group + g) * job.width;
       tile.first[q] = job.window > 0 ? std::max(0, position - job.window + 1) : 0;
       tile.last[q] = position;
     }
+  }
+  for (int k = 0; k < job.width / 32; ++k) {
+    __m512 pairs[kQueries];
+    for (int q = 0; q < kQueries; ++q)
+      pairs[q] = sources[q] ? _mm512_loadu_ps(sources[q] + 32 * k) : _mm512_setzero_ps();
+    transpose(pairs);
+    for (int pair = 0; pair < 16; ++pair) _mm512_store_ps(tile.queries[k][pair], pairs[pair]);
   }
   tile.all_from = tile.first[tile.rows * group - 1];
   tile.all_until = tile.last[0] + 1;
@@ -222,8 +229,6 @@ void score(const Job& job, const Keys& keys, const Tile& tile, Room& room, Ahead
   _tile_stored(3, room.scores[48], 64);
 }
 
-void transpose(__m512 (&rows)[16]);
-
 // Scores to weights; sums.most and sums.total move on; what earlier sums are worth now. Only the tile's own queries
 // are worth an exponential.
 __m512 soften(const Job& job, const Tile& tile, int from, int queries, Sums& sums, Room& room, Ahead& ahead) {
@@ -296,23 +301,61 @@ void transpose(__m512 (&r)[16]) {
   }
 }
 
+void products(Room& room, int e, int pieces) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_loadd(6, room.values[0][e], 64);
+  _tile_dpbf16ps(0, 4, 6);
+  if (pieces > 1) {
+    _tile_loadd(7, room.values[0][e + 1], 64);
+    _tile_dpbf16ps(1, 4, 7);
+  }
+  if (pieces > 2) {
+    _tile_loadd(6, room.values[0][e + 2], 64);
+    _tile_dpbf16ps(2, 4, 6);
+  }
+  if (pieces > 3) {
+    _tile_loadd(7, room.values[0][e + 3], 64);
+    _tile_dpbf16ps(3, 4, 7);
+  }
+  _tile_loadd(6, room.values[1][e], 64);
+  _tile_dpbf16ps(0, 5, 6);
+  _tile_stored(0, room.part[0], 64);
+  if (pieces > 1) {
+    _tile_loadd(7, room.values[1][e + 1], 64);
+    _tile_dpbf16ps(1, 5, 7);
+    _tile_stored(1, room.part[1], 64);
+  }
+  if (pieces > 2) {
+    _tile_loadd(6, room.values[1][e + 2], 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_stored(2, room.part[2], 64);
+  }
+  if (pieces > 3) {
+    _tile_loadd(7, room.values[1][e + 3], 64);
+    _tile_dpbf16ps(3, 5, 7);
+    _tile_stored(3, room.part[3], 64);
+  }
+}
+
+// Four 16-wide pieces of the values at a time, so that no product waits for the one before.
 void add_values(const Job& job, __m512 worth, int queries, Sums& sums, Room& room, Ahead& ahead) {
   alignas(64) float factor[16];
   _mm512_store_ps(factor, worth);
   _tile_loadd(4, room.weights[0], kKeys * sizeof(bf16));
   _tile_loadd(5, room.weights[0] + 32, kKeys * sizeof(bf16));
-  for (int e = 0; e < job.width / 16; ++e) {
-    ahead.some(16);
-    _tile_zero(0);
-    _tile_loadd(6, room.values[0][e], 64);
-    _tile_loadd(7, room.values[1][e], 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(0, 5, 7);
-    _tile_stored(0, room.part, 64);
+  for (int e = 0; e < job.width / 16; e += 4) {
+    const int pieces = std::min(4, job.width / 16 - e);
+    ahead.some(64);
+    products(room, e, pieces);
     for (int q = 0; q < queries; ++q) {
+      const __m512 times = _mm512_set1_ps(factor[q]);
       float* target = sums.values[q] + 16 * e;
-      const __m512 old = _mm512_mul_ps(_mm512_load_ps(target), _mm512_set1_ps(factor[q]));
-      _mm512_store_ps(target, _mm512_add_ps(old, _mm512_load_ps(room.part[q])));
+      for (int i = 0; i < pieces; ++i)
+        _mm512_store_ps(target + 16 * i,
+                        _mm512_fmadd_ps(_mm512_load_ps(target + 16 * i), times, _mm512_load_ps(room.part[i][q])));
     }
   }
 }
