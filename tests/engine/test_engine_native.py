@@ -169,7 +169,7 @@ def test_a_block_table_that_is_too_short_is_a_bug(engine: EngineAdapter) -> None
 def test_logits_that_are_not_finite_are_an_error(model_dir: Path) -> None:
     engine = build_native_engine(model_dir, OPTIONS, total_blocks=50)
     assert isinstance(engine, NativeEngine)
-    engine._decoder._norm_D[3] = float("nan")
+    engine._decoder._norms_after_D[-1][3] = float("nan")
     driver = EngineDriver(engine)
     with pytest.raises(SpecError, match="not finite in 1 of 1 rows"):
         driver.step((driver.track("r", [1, 2, 3], GREEDY), 3))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diptych.domain.errors import SpecError
 from diptych.domain.kv import KVLayout
-from diptych.models.decoder import Planes
+from diptych.kernels.seam import Planes
 
 
 class KVMemory:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diptych.kernels.seam import AttentionShape, HeadNorms, Planes, Rotation
+
 
 class Elementwise:
     """Base of the implementations."""
@@ -21,9 +23,34 @@ class Elementwise:
         """See `Kernels.rms_norm`. The mean runs over one row, in float32 whatever the dtype."""
         return functional.rms_norm(x, (x.shape[-1],), weight, eps)
 
-    def rope(self, x_THE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        """See `Kernels.rope`."""
-        cos, sin = cos_TE.unsqueeze(1), sin_TE.unsqueeze(1)
+    def add_norm(self, x_TD: Tensor, more_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """See `Kernels.add_norm`."""
+        sum_TD = x_TD + more_TD
+        return sum_TD, self.rms_norm(sum_TD, weight_D, eps)
+
+    def place(
+        self,
+        qkv_TN: Tensor,
+        norms: HeadNorms | None,
+        rotation: Rotation,
+        planes: Planes,
+        slots_T: Tensor,
+        shape: AttentionShape,
+    ) -> Tensor:
+        """See `Kernels.place`."""
+        q_THE, k_TKE, v_TKE = qkv_TN.unflatten(-1, (-1, shape.head_dim)).split(
+            [shape.heads, shape.kv_heads, shape.kv_heads], dim=1
+        )
+        if norms is not None:
+            q_THE = self.rms_norm(q_THE, norms.query_E, norms.eps)
+            k_TKE = self.rms_norm(k_TKE, norms.key_E, norms.eps)
+        self.write_kv(planes.k_BKSE, self.rope(k_TKE, rotation), slots_T)
+        self.write_kv(planes.v_BKSE, v_TKE, slots_T)
+        return self.rope(q_THE, rotation)
+
+    def rope(self, x_THE: Tensor, rotation: Rotation) -> Tensor:
+        """Rotary embedding of each head."""
+        cos, sin = rotation.cos_TE.unsqueeze(1), rotation.sin_TE.unsqueeze(1)
         low, high = x_THE.chunk(2, dim=-1)
         return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
 
@@ -38,6 +65,6 @@ class Elementwise:
         return logits_RV.argmax(-1).tolist(), finite_R.tolist()
 
     def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:
-        """See `Kernels.write_kv`."""
+        """Store row t in slot ``slots[t] = block * S + slot`` of K or V."""
         slots_per_block = plane_BKSE.shape[2]
         plane_BKSE[slots_T // slots_per_block, :, slots_T % slots_per_block] = x_TKE

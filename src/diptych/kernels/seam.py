@@ -59,8 +59,33 @@ class AttentionShape:
         return self.heads // self.kv_heads
 
 
+@dataclass(frozen=True)
+class HeadNorms:
+    """Weights, [E], of the norms that all heads of q and all of k share."""
+
+    query_E: Tensor
+    key_E: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Rotary embedding of each row, [T, E/2]; pairs are (i, i + E/2)."""
+
+    cos_TE: Tensor
+    sin_TE: Tensor
+
+
+@dataclass(frozen=True)
+class Planes:
+    """K and V of one layer, each [B, K, S, E]."""
+
+    k_BKSE: Tensor
+    v_BKSE: Tensor
+
+
 class Kernels(Protocol):
-    """One implementation. Planes are ``[B, K, S, E]``: K or V of one layer."""
+    """One implementation."""
 
     own_threads: bool
     """Whether it computes on threads of its own, so that torch's would be in the way."""
@@ -81,8 +106,22 @@ class Kernels(Protocol):
         """Each last-dimension vector divided by its root mean square, times ``weight``."""
         ...
 
-    def rope(self, x_THE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        """Rotary embedding; ``cos`` and ``sin`` are [T, E/2], pairs are (i, i + E/2)."""
+    def add_norm(self, x_TD: Tensor, more_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The sum of both, and `rms_norm` of the sum."""
+        ...
+
+    def place(
+        self,
+        qkv_TN: Tensor,
+        norms: HeadNorms | None,
+        rotation: Rotation,
+        planes: Planes,
+        slots_T: Tensor,
+        shape: AttentionShape,
+    ) -> Tensor:
+        """From a merged projection (q, then k, then v) to what attention needs: heads of q and k are normed,
+        if the model has norms for them, and rotated; k and v of row t are stored in slot
+        ``slots[t] = block * S + slot``. q, [T, H, E]."""
         ...
 
     def silu_mul(self, gate_up_TI: Tensor) -> Tensor:
@@ -91,10 +130,6 @@ class Kernels(Protocol):
 
     def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
         """Of each row the first id with the highest score, and whether all its scores are finite."""
-        ...
-
-    def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:
-        """Store row t in slot ``slots[t] = block * S + slot``."""
         ...
 
     # An attention plan is made once per step and read by every layer; its type belongs to the implementation.

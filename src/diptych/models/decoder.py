@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diptych.kernels.seam import AttentionShape, Kernels, PackedLinear, Span
+from diptych.kernels.seam import AttentionShape, HeadNorms, Kernels, PackedLinear, Planes, Rotation, Span
 from diptych.models.family import Family, Layer, TensorShapes
 from diptych.models.rotary import rotary_table
 from diptych.performance.model_shape import ModelShape
@@ -54,23 +54,6 @@ def outer_tensors(shape: ModelShape) -> TensorShapes:
 # ---------------------------------------------------------------- forward
 
 
-def split_qkv(qkv_TN: Tensor, shape: ModelShape) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of a merged projection: q [T, H, E], k [T, K, E], v [T, K, E]."""
-    q_TN, k_TN, v_TN = qkv_TN.split([shape.query_width, shape.kv_width, shape.kv_width], dim=-1)
-    return (
-        q_TN.unflatten(-1, (shape.heads, shape.head_dim)),
-        k_TN.unflatten(-1, (shape.kv_heads, shape.head_dim)),
-        v_TN.unflatten(-1, (shape.kv_heads, shape.head_dim)),
-    )
-
-
-def project_merged(
-    x_TD: Tensor, layer: Layer, kernels: Kernels, shape: ModelShape
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The plain case of `Family.project`: one merged linear map, with a bias where the layer has one."""
-    return split_qkv(kernels.linear(x_TD, layer.qkv), shape)
-
-
 @dataclass(frozen=True)
 class DecoderInputs:
     """The packed tokens of one step."""
@@ -82,21 +65,12 @@ class DecoderInputs:
     spans: tuple[Span, ...]
 
 
-@dataclass(frozen=True)
-class Planes:
-    """K and V of one layer, each [B, K, S, E]."""
-
-    k_BKSE: Tensor
-    v_BKSE: Tensor
-
-
 class Decoder:
     """A loaded model. Holds weights only; KV memory is handed in."""
 
     def __init__(
         self,
         shape: ModelShape,
-        family: Family,
         kernels: Kernels,
         embedding_VD: Tensor,
         layers: Sequence[Layer],
@@ -104,31 +78,31 @@ class Decoder:
         head: PackedLinear,
     ) -> None:
         self.shape = shape
-        self._family = family
         self._kernels = kernels
         self._embedding_VD = embedding_VD
         self._layers = tuple(layers)
-        self._norm_D = norm_D
+        self._first_norm_D = layers[0].input_norm_D
+        self._norms_after_D = [*(layer.input_norm_D for layer in layers[1:]), norm_D]
         self._head = head
         cos_PE, sin_PE = rotary_table(shape, embedding_VD.device)
         self._cos_PE, self._sin_PE = cos_PE.to(embedding_VD.dtype), sin_PE.to(embedding_VD.dtype)
 
     def forward(self, inputs: DecoderInputs, planes: Sequence[Planes]) -> Tensor:
         """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V."""
+        kernels, eps = self._kernels, self.shape.rms_eps
         x_TD = functional.embedding(inputs.token_ids_T, self._embedding_VD)
-        cos_TE, sin_TE = self._cos_PE[inputs.positions_T], self._sin_PE[inputs.positions_T]
-        block_tokens = planes[0].k_BKSE.shape[2]
-        plan = self._kernels.plan_attention(inputs.spans, self._attention_shape(block_tokens))
-        for layer, memory in zip(self._layers, planes, strict=True):
-            normed_TD = self._kernels.rms_norm(x_TD, layer.input_norm_D, self.shape.rms_eps)
-            q_THE, k_TKE, v_TKE = self._family.project(normed_TD, layer, self._kernels, self.shape)
-            q_THE = self._kernels.rope(q_THE, cos_TE, sin_TE)
-            self._kernels.write_kv(memory.k_BKSE, self._kernels.rope(k_TKE, cos_TE, sin_TE), inputs.slots_T)
-            self._kernels.write_kv(memory.v_BKSE, v_TKE, inputs.slots_T)
-            mixed_THE = self._kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, plan)
-            x_TD = x_TD + self._kernels.linear(mixed_THE.flatten(1), layer.attention_out)
-            x_TD = x_TD + self._mlp(x_TD, layer)
-        return self._kernels.rms_norm(x_TD, self._norm_D, self.shape.rms_eps)
+        rotation = Rotation(self._cos_PE[inputs.positions_T], self._sin_PE[inputs.positions_T])
+        shape = self._attention_shape(planes[0].k_BKSE.shape[2])
+        plan = kernels.plan_attention(inputs.spans, shape)
+        normed_TD = kernels.rms_norm(x_TD, self._first_norm_D, eps)
+        for layer, memory, norm_after_D in zip(self._layers, planes, self._norms_after_D, strict=True):
+            qkv_TN = kernels.linear(normed_TD, layer.qkv)
+            q_THE = kernels.place(qkv_TN, layer.head_norms, rotation, memory, inputs.slots_T, shape)
+            mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, plan)
+            mixed_TD = kernels.linear(mixed_THE.flatten(1), layer.attention_out)
+            x_TD, normed_TD = kernels.add_norm(x_TD, mixed_TD, layer.mlp_norm_D, eps)
+            x_TD, normed_TD = kernels.add_norm(x_TD, self._mlp(normed_TD, layer), norm_after_D, eps)
+        return normed_TD
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Raw next-token scores in the dtype of the model, [R, V]."""
@@ -138,8 +112,7 @@ class Decoder:
         """See `Kernels.likeliest`."""
         return self._kernels.likeliest(logits_RV)
 
-    def _mlp(self, x_TD: Tensor, layer: Layer) -> Tensor:
-        normed_TD = self._kernels.rms_norm(x_TD, layer.mlp_norm_D, self.shape.rms_eps)
+    def _mlp(self, normed_TD: Tensor, layer: Layer) -> Tensor:
         gate_up_TI = self._kernels.linear(normed_TD, layer.gate_up)
         return self._kernels.linear(self._kernels.silu_mul(gate_up_TI), layer.down)
 
@@ -165,9 +138,7 @@ def build_decoder(shape: ModelShape, family: Family, kernels: Kernels, source: T
     embedding_VD = outer["model.embed_tokens.weight"]
     layers = [_build_layer(shape, family, kernels, source, index) for index in range(shape.layers)]
     head_VD = embedding_VD if shape.tie_embeddings else outer.pop("lm_head.weight")
-    return Decoder(
-        shape, family, kernels, embedding_VD, layers, outer["model.norm.weight"], kernels.pack(head_VD)
-    )
+    return Decoder(shape, kernels, embedding_VD, layers, outer["model.norm.weight"], kernels.pack(head_VD))
 
 
 def _build_layer(
@@ -181,13 +152,17 @@ def _build_layer(
     return Layer(
         input_norm_D=tensors["input_layernorm.weight"],
         qkv=_merge(kernels, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
-        query_norm_E=tensors.get("self_attn.q_norm.weight"),
-        key_norm_E=tensors.get("self_attn.k_norm.weight"),
+        head_norms=_head_norms(tensors, shape.rms_eps),
         attention_out=kernels.pack(tensors["self_attn.o_proj.weight"]),
         mlp_norm_D=tensors["post_attention_layernorm.weight"],
         gate_up=_merge(kernels, tensors, ["mlp.gate_proj", "mlp.up_proj"]),
         down=kernels.pack(tensors["mlp.down_proj.weight"]),
     )
+
+
+def _head_norms(tensors: dict[str, Tensor], eps: float) -> HeadNorms | None:
+    query_E, key_E = tensors.get("self_attn.q_norm.weight"), tensors.get("self_attn.k_norm.weight")
+    return None if query_E is None or key_E is None else HeadNorms(query_E, key_E, eps)
 
 
 def _merge(kernels: Kernels, tensors: dict[str, Tensor], names: list[str]) -> PackedLinear:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diptych.kernels.seam import Kernels, PackedLinear
+from diptych.kernels.seam import HeadNorms, PackedLinear
 from diptych.performance.model_shape import ModelShape
 
 TensorShapes = dict[str, tuple[int, ...]]
@@ -24,17 +24,12 @@ class Layer:
     input_norm_D: Tensor
     qkv: PackedLinear
     """Query, key and value projections in one: rows of q, then k, then v."""
-    query_norm_E: Tensor | None
-    key_norm_E: Tensor | None
+    head_norms: HeadNorms | None
     attention_out: PackedLinear
     mlp_norm_D: Tensor
     gate_up: PackedLinear
     """Gate and up projections in one."""
     down: PackedLinear
-
-
-Project = Callable[[Tensor, Layer, Kernels, ModelShape], tuple[Tensor, Tensor, Tensor]]
-"""Normed input [T, D] → q [T, H, E], k [T, K, E], v [T, K, E], before rotary embedding."""
 
 
 @dataclass(frozen=True)
@@ -44,5 +39,3 @@ class Family:
     architecture: str
     layer_tensors: Callable[[ModelShape, int], TensorShapes]
     """Names and shapes of the tensors of one layer."""
-    project: Project
-    """From a layer's input to its queries, keys and values."""

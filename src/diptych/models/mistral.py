@@ -5,7 +5,7 @@ Shapes: as in `decoder`.
 
 from __future__ import annotations
 
-from diptych.models.decoder import project_merged, shared_layer_tensors
+from diptych.models.decoder import shared_layer_tensors
 from diptych.models.family import Family, TensorShapes
 from diptych.performance.model_shape import ModelShape
 
@@ -19,4 +19,4 @@ def layer_tensors(shape: ModelShape, layer: int) -> TensorShapes:
 
 
 # Forward: the shared one; the window is part of the attention's shape.
-MISTRAL = Family("MistralForCausalLM", layer_tensors, project_merged)
+MISTRAL = Family("MistralForCausalLM", layer_tensors)

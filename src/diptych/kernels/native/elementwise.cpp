@@ -13,6 +13,7 @@
 namespace diptych {
 namespace {
 
+constexpr int64_t kMostHeadWidth = 512;
 constexpr int64_t kElementsOfTask = 16384;  // below it, another thread costs more than it saves
 
 template <typename F>
@@ -36,6 +37,19 @@ void norm(const bf16* x, const bf16* weight, int64_t width, float eps, bf16* out
     const __mmask16 there = mask_of(width - i);
     const __m512 value = _mm512_mul_ps(load_bf16(x + i, there), _mm512_set1_ps(scale));
     store_bf16(out + i, _mm512_mul_ps(value, load_bf16(weight + i, there)), there);
+  }
+}
+
+// Pairs (i, i + half); products are rounded, as they are when torch multiplies and then adds.
+void rotate(const bf16* source, const bf16* cosine, const bf16* sine, int64_t half, bf16* target) {
+  for (int64_t i = 0; i < half; i += 16) {
+    const __mmask16 there = mask_of(half - i);
+    const __m512 c = load_bf16(cosine + i, there), s = load_bf16(sine + i, there);
+    const __m512 low = load_bf16(source + i, there), high = load_bf16(source + half + i, there);
+    const __m512 lc = rounded(_mm512_mul_ps(low, c)), hs = rounded(_mm512_mul_ps(high, s));
+    const __m512 hc = rounded(_mm512_mul_ps(high, c)), ls = rounded(_mm512_mul_ps(low, s));
+    store_bf16(target + i, _mm512_sub_ps(lc, hs), there);
+    store_bf16(target + half + i, _mm512_add_ps(hc, ls), there);
   }
 }
 
@@ -92,24 +106,42 @@ extern "C" void dp_rms_norm(const uint16_t* x, int64_t rows, int64_t stride, int
   });
 }
 
-// Pairs (i, i + width/2); products are rounded, as they are when torch multiplies and then adds.
-extern "C" void dp_rope(const uint16_t* x, int64_t rows, int64_t stride, int64_t heads, int64_t width,
-                        const uint16_t* cosine, const uint16_t* sine, uint16_t* out) {
-  const int64_t half = width / 2;
-  by_rows(rows, heads * width, [&](int64_t row) {
-    for (int64_t h = 0; h < heads; ++h) {
-      const bf16* source = x + row * stride + h * width;
-      bf16* target = out + (row * heads + h) * width;
-      for (int64_t i = 0; i < half; i += 16) {
-        const __mmask16 there = mask_of(half - i);
-        const __m512 c = load_bf16(cosine + row * half + i, there), s = load_bf16(sine + row * half + i, there);
-        const __m512 low = load_bf16(source + i, there), high = load_bf16(source + half + i, there);
-        const __m512 lc = rounded(_mm512_mul_ps(low, c)), hs = rounded(_mm512_mul_ps(high, s));
-        const __m512 hc = rounded(_mm512_mul_ps(high, c)), ls = rounded(_mm512_mul_ps(low, s));
-        store_bf16(target + i, _mm512_sub_ps(lc, hs), there);
-        store_bf16(target + half + i, _mm512_add_ps(hc, ls), there);
-      }
+// Sums of two rows, [rows, width] each, and the norm of the sums.
+extern "C" void dp_add_norm(const uint16_t* x, const uint16_t* more, int64_t rows, int64_t width,
+                            const uint16_t* weight, float eps, uint16_t* sums, uint16_t* out) {
+  by_rows(rows, width, [&](int64_t row) {
+    const int64_t at = row * width;
+    for (int64_t i = 0; i < width; i += 16) {
+      const __mmask16 there = mask_of(width - i);
+      store_bf16(sums + at + i, _mm512_add_ps(load_bf16(x + at + i, there), load_bf16(more + at + i, there)), there);
     }
+    norm(sums + at, weight, width, eps, out + at);
+  });
+}
+
+// Rows of a merged projection [q heads | k heads | v heads], `stride` apart: q to out [rows, heads, width], k and v to
+// slots[row] = block · S + slot of their planes [blocks, kv_heads, S, width]. Norms may be null.
+extern "C" void dp_place(const uint16_t* qkv, int64_t rows, int64_t stride, int64_t heads, int64_t kv_heads,
+                         int64_t width, const uint16_t* query_norm, const uint16_t* key_norm, float eps,
+                         const uint16_t* cosine, const uint16_t* sine, const int64_t* slots, int64_t block_tokens,
+                         uint16_t* keys, uint16_t* values, uint16_t* out) {
+  const int64_t half = width / 2;
+  by_rows(rows, (heads + 2 * kv_heads) * width, [&](int64_t row) {
+    alignas(64) bf16 normed[kMostHeadWidth];
+    const bf16* head = qkv + row * stride;
+    const bf16 *c = cosine + row * half, *s = sine + row * half;
+    const auto turned = [&](const bf16* weight, bf16* target) {
+      if (weight) norm(head, weight, width, eps, normed);
+      rotate(weight ? normed : head, c, s, half, target);
+      head += width;
+    };
+    const auto place = [&](int64_t h) {
+      return (((slots[row] / block_tokens) * kv_heads + h) * block_tokens + slots[row] % block_tokens) * width;
+    };
+    for (int64_t h = 0; h < heads; ++h) turned(query_norm, out + (row * heads + h) * width);
+    for (int64_t h = 0; h < kv_heads; ++h) turned(key_norm, keys + place(h));
+    for (int64_t h = 0; h < kv_heads; ++h, head += width)
+      std::memcpy(values + place(h), head, static_cast<size_t>(width) * sizeof(bf16));
   });
 }
 
@@ -133,15 +165,4 @@ extern "C" void dp_silu_mul(const uint16_t* x, int64_t rows, int64_t width, uint
 // Of each row of [rows, width] the first of the highest elements, and whether all are finite.
 extern "C" void dp_likeliest(const uint16_t* x, int64_t rows, int64_t width, int64_t* ids, uint8_t* finite) {
   by_rows(rows, width, [&](int64_t row) { likeliest(x + row * width, width, ids + row, finite + row); });
-}
-
-// Row t, heads next to each other, to slot slots[t] = block · S + slot of a plane [blocks, heads, S, width].
-extern "C" void dp_write_kv(const uint16_t* x, int64_t rows, int64_t stride, int64_t heads, int64_t width,
-                            int64_t block_tokens, const int64_t* slots, uint16_t* plane) {
-  by_rows(rows, heads * width, [&](int64_t row) {
-    const int64_t block = slots[row] / block_tokens, slot = slots[row] % block_tokens;
-    for (int64_t h = 0; h < heads; ++h)
-      std::memcpy(plane + ((block * heads + h) * block_tokens + slot) * width, x + row * stride + h * width,
-                  static_cast<size_t>(width) * sizeof(bf16));
-  });
 }

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from diptych.kernels.fast import FastKernels, FastPlan
-from diptych.kernels.seam import AttentionShape, PackedLinear, Span
+from diptych.kernels.seam import AttentionShape, HeadNorms, PackedLinear, Planes, Rotation, Span
 
 ALIGNMENT_BYTES = 64
 """Of packed weights: one cache line."""
+
+MOST_PLACED_DIM = 512
+"""Head width of which one fits the room for a normed head."""
 
 MOST_HEAD_DIM, HEAD_DIM_STEP, MOST_GROUP = 256, 32, 16
 """What the attention kernel takes; other shapes go to torch."""
@@ -94,23 +97,61 @@ class NativeKernels:
         )
         return out
 
-    def rope(self, x_THE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        """See `Kernels.rope`."""
-        x_THE = x_THE if _inner_is_dense(x_THE) else x_THE.contiguous()
-        tokens, heads, width = x_THE.shape
-        cos_TE, sin_TE = cos_TE.contiguous(), sin_TE.contiguous()
-        out_THE = torch.empty((tokens, heads, width), dtype=torch.bfloat16)
-        self._call.dp_rope(
-            _bf16(x_THE).data_ptr(),
-            tokens,
-            x_THE.stride(0),
-            heads,
+    def add_norm(self, x_TD: Tensor, more_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """See `Kernels.add_norm`."""
+        x_TD, more_TD = _bf16(x_TD).contiguous(), _bf16(more_TD).contiguous()
+        sum_TD, normed_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
+        rows, width = x_TD.shape
+        if more_TD.shape != x_TD.shape:
+            raise ValueError(f"a sum of {tuple(x_TD.shape)} and {tuple(more_TD.shape)}")
+        self._call.dp_add_norm(
+            x_TD.data_ptr(),
+            more_TD.data_ptr(),
+            rows,
             width,
+            _bf16(weight_D).data_ptr(),
+            eps,
+            sum_TD.data_ptr(),
+            normed_TD.data_ptr(),
+        )
+        return sum_TD, normed_TD
+
+    def place(
+        self,
+        qkv_TN: Tensor,
+        norms: HeadNorms | None,
+        rotation: Rotation,
+        planes: Planes,
+        slots_T: Tensor,
+        shape: AttentionShape,
+    ) -> Tensor:
+        """See `Kernels.place`."""
+        keys, values = planes.k_BKSE, planes.v_BKSE
+        if not (keys.is_contiguous() and values.is_contiguous()) or shape.head_dim > MOST_PLACED_DIM:
+            return self._torch.place(qkv_TN, norms, rotation, planes, slots_T, shape)
+        qkv_TN = _rows(qkv_TN, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
+        cos_TE, sin_TE = rotation.cos_TE.contiguous(), rotation.sin_TE.contiguous()
+        slots_T = slots_T.to(torch.int64).contiguous()
+        q_THE = torch.empty((qkv_TN.shape[0], shape.heads, shape.head_dim), dtype=torch.bfloat16)
+        self._call.dp_place(
+            qkv_TN.data_ptr(),
+            qkv_TN.shape[0],
+            qkv_TN.stride(0),
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            None if norms is None else _bf16(norms.query_E).data_ptr(),
+            None if norms is None else _bf16(norms.key_E).data_ptr(),
+            0.0 if norms is None else norms.eps,
             _bf16(cos_TE).data_ptr(),
             _bf16(sin_TE).data_ptr(),
-            out_THE.data_ptr(),
+            slots_T.data_ptr(),
+            shape.block_tokens,
+            _bf16(keys).data_ptr(),
+            _bf16(values).data_ptr(),
+            q_THE.data_ptr(),
         )
-        return out_THE
+        return q_THE
 
     def silu_mul(self, gate_up_TI: Tensor) -> Tensor:
         """See `Kernels.silu_mul`."""
@@ -129,24 +170,6 @@ class NativeKernels:
         ids_R, finite_R = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.bool)
         self._call.dp_likeliest(logits_RV.data_ptr(), rows, width, ids_R.data_ptr(), finite_R.data_ptr())
         return ids_R.tolist(), finite_R.tolist()
-
-    def write_kv(self, plane_BKSE: Tensor, x_TKE: Tensor, slots_T: Tensor) -> None:
-        """See `Kernels.write_kv`."""
-        if not plane_BKSE.is_contiguous():
-            return self._torch.write_kv(plane_BKSE, x_TKE, slots_T)
-        x_TKE = x_TKE if _inner_is_dense(x_TKE) else x_TKE.contiguous()
-        slots_T = slots_T.to(torch.int64).contiguous()
-        self._call.dp_write_kv(
-            _bf16(x_TKE).data_ptr(),
-            x_TKE.shape[0],
-            x_TKE.stride(0),
-            x_TKE.shape[1],
-            x_TKE.shape[2],
-            plane_BKSE.shape[2],
-            slots_T.data_ptr(),
-            _bf16(plane_BKSE).data_ptr(),
-        )
-        return None
 
     def plan_attention(self, spans: tuple[Span, ...], shape: AttentionShape) -> NativePlan | FastPlan:
         """See `Kernels.plan_attention`."""

@@ -31,10 +31,10 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dp_linear": (None, (_P, _L, _L, _P, _P, _L, _L, _P, _L, _I)),
     "dp_attention": (None, (_P, _L, _P, _P, _P, _L, _P, _I, _P, _I, _I, _I, _I, _I)),
     "dp_rms_norm": (None, (_P, _L, _L, _L, _L, _P, _F, _P)),
-    "dp_rope": (None, (_P, _L, _L, _L, _L, _P, _P, _P)),
+    "dp_add_norm": (None, (_P, _P, _L, _L, _P, _F, _P, _P)),
+    "dp_place": (None, (_P, *(_L,) * 5, _P, _P, _F, _P, _P, _P, _L, _P, _P, _P)),
     "dp_silu_mul": (None, (_P, _L, _L, _P)),
     "dp_likeliest": (None, (_P, _L, _L, _P, _P)),
-    "dp_write_kv": (None, (_P, _L, _L, _L, _L, _L, _P, _P)),
 }
 
 
