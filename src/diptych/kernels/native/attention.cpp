@@ -28,6 +28,7 @@ constexpr int kMostWidth = 256;
 constexpr int kTilesTogether = 8;  // query tiles that share one preparation of the values
 constexpr int kAhead = 2;           // so many times 64 positions of one head are fetched before they are used
 constexpr int kTasksForEach = 4;   // tasks for each thread, so that none waits long for the last one
+constexpr float kLog2E = 1.44269504f;  // weights are powers of two: scores are scaled for them
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 struct Span {
@@ -261,7 +262,7 @@ __m512 soften(const Job& job, const Tile& tile, int from, int queries, Sums& sum
   for (int q = 0; q < queries; ++q) {
     const __m512 own = _mm512_set1_ps(bases[q]);
     for (int part = 0; part < kKeys / 16; ++part) {
-      const __m512 weight = exp_negative(_mm512_sub_ps(_mm512_load_ps(turned[part][q]), own));
+      const __m512 weight = power_of_two(_mm512_sub_ps(_mm512_load_ps(turned[part][q]), own));
       totals[q] = _mm512_add_ps(totals[q], weight);
       store_bf16(room.weights[q] + 16 * part, weight);
     }
@@ -269,7 +270,7 @@ __m512 soften(const Job& job, const Tile& tile, int from, int queries, Sums& sum
   transpose(totals);
   __m512 total = totals[0];
   for (int i = 1; i < 16; ++i) total = _mm512_add_ps(total, totals[i]);
-  const __m512 worth = exp_negative(_mm512_sub_ps(before, base));
+  const __m512 worth = power_of_two(_mm512_sub_ps(before, base));
   _mm512_store_ps(sums.most, most);
   _mm512_store_ps(sums.total, _mm512_fmadd_ps(_mm512_load_ps(sums.total), worth, total));
   return worth;
@@ -365,7 +366,7 @@ void merge(const Job& job, Sums& total, const Sums& part, int queries) {
   const __m512 most = _mm512_max_ps(one, two);
   const __m512 base = _mm512_max_ps(most, _mm512_set1_ps(-3e38f));
   alignas(64) float first[16], second[16];
-  const __m512 a = exp_negative(_mm512_sub_ps(one, base)), b = exp_negative(_mm512_sub_ps(two, base));
+  const __m512 a = power_of_two(_mm512_sub_ps(one, base)), b = power_of_two(_mm512_sub_ps(two, base));
   _mm512_store_ps(first, a);
   _mm512_store_ps(second, b);
   _mm512_store_ps(total.most, most);
@@ -510,7 +511,7 @@ extern "C" void dp_attention(const uint16_t* q, int64_t q_stride, const uint16_t
                              int64_t out_stride, const int32_t* spans, int count, const int32_t* tables, int heads,
                              int kv_heads, int width, int block_tokens, int window) {
   const Job job{q,     q_stride, k,     v,        out,   out_stride,   reinterpret_cast<const Span*>(spans),
-                tables, heads,   kv_heads, width, block_tokens, window, 1.0f / std::sqrt(static_cast<float>(width))};
+                tables, heads,   kv_heads, width, block_tokens, window, kLog2E / std::sqrt(static_cast<float>(width))};
   static std::vector<Work> work;
   static std::vector<char> memory;
   work.clear();
