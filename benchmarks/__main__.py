@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import clients, handoff, interference, kernels, numerics, simulator, soak
+from benchmarks import clients, engine, handoff, interference, kernels, numerics, simulator, soak
 
 BENCHMARKS = {
     "handoff": handoff.main,
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "clients": clients.main,
     "simulator": simulator.main,
     "kernels": kernels.main,
+    "engine": engine.main,
 }
 
 

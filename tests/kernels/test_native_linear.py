@@ -49,6 +49,17 @@ def test_a_row_has_the_same_bits_in_every_batch_and_on_any_threads(
     assert torch.equal(together_TN, alone_TN)
 
 
+@pytest.mark.parametrize("rows", [65, 127, 600])
+@pytest.mark.parametrize(("outputs", "width"), [(64, 257), (96, 288), (257, 700), (40, 2048), (224, 3072)])
+def test_many_rows_of_a_wide_map_are_those_of_few(rows: int, outputs: int, width: int) -> None:
+    """Chunks of rows, a cut through the inputs, and outputs written past the caches change no bit."""
+    kernels = native_kernels()
+    x_TD = _random(rows, rows, width)
+    packed = kernels.pack(_random(width, outputs, width), _random(outputs, outputs))
+    few_TN = torch.cat([kernels.linear(piece, packed) for piece in x_TD.split(7)])
+    assert torch.equal(kernels.linear(x_TD, packed), few_TN)
+
+
 def test_rows_may_lie_apart_and_not_on_any_boundary() -> None:
     kernels = native_kernels()
     wide = _random(1, 9, 131)

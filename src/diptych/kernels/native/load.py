@@ -15,7 +15,7 @@ from diptych.kernels.native.build import LIBRARY
 SWITCH = "DIPTYCH_KERNELS"
 """``torch`` turns native kernels off."""
 
-VERSION = 1
+VERSION = 2
 """Of the signatures below; the library says its own."""
 
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "amx_tile", "amx_bf16", "fma")

@@ -1,0 +1,178 @@
+"""The built-in engine against Hugging Face's and against what the machine can do, on one shape.
+
+Every round asks each contender for the same step, one after the other, and measures the machine: bytes read
+in order, AMX products. The floor of a decode step is the time to read its weights and KV once; that of a
+prefill its multiplications on tiles that need no loading.
+
+Knows: steps, floors, processes of contenders. Does not know: engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.contender import CONTENDERS, SHAPE
+from benchmarks.provenance import save
+from diptych.kernels.native.build import PROCESSOR, compiler_name
+
+STEPS: list[list[Any]] = [
+    *[["decode", batch, 512] for batch in (1, 8, 32)],
+    *[["decode", batch, 4096] for batch in (1, 8)],
+    *[["prefill", tokens] for tokens in (512, 1024, 2048, 8192)],
+]
+SLOW_TOKENS = 2048
+"""Prompts from here on are asked for less often. (Batch 32 at 4,096 tokens would take 15 GiB of KV for each
+contender.)"""
+
+ROUNDS, SLOW_ROUNDS = 6, 3
+"""The first one is not counted."""
+REST_S = 0.3
+"""Between contenders: idle threads of the one before go on spinning for a while."""
+STREAM_BYTES, TILE_PRODUCTS = 256 << 20, 40_000_000
+
+
+async def main(console: Console) -> None:
+    """Measure on all cores and on one, print tables, write the result file."""
+    found: dict[str, Any] = {}
+    for threads in sorted({1, len(os.sched_getaffinity(0))}, reverse=True):
+        found[f"{threads} threads"] = result = await _measure(threads, console)
+        console.print(_table(f"{threads} threads", result))
+    console.print(f"written to {save('engine', found)}")
+
+
+class Contender:
+    """A process that times steps."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.start: dict[str, Any] = {}
+
+    @classmethod
+    async def begin(cls, name: str, threads: int) -> Contender:
+        """Start it, and wait until it is ready."""
+        process = await asyncio.create_subprocess_exec(
+            *("taskset", "-c", ",".join(str(core) for core in range(threads))),
+            *(sys.executable, "-m", "benchmarks.contender", name, str(threads)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
+        self = cls(process)
+        self.start = await self._read()
+        return self
+
+    async def ask(self, step: list[Any]) -> float:
+        """Seconds of one step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(step).encode() + b"\n")
+        await self._process.stdin.drain()
+        return await self._read()
+
+    async def end(self) -> None:
+        """No more steps."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+
+    async def _read(self) -> Any:
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            if line.startswith((b"{", b"[")) or line[:1].isdigit():
+                return json.loads(line)
+        raise RuntimeError(f"a contender ended with status {await self._process.wait()}")
+
+
+class Machine:
+    """What the machine itself can do with so many threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._memory = torch.ones(threads * STREAM_BYTES, dtype=torch.uint8)
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "rates.so"
+            source = Path(__file__).with_name("rates.cpp")
+            flags = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", *PROCESSOR)
+            subprocess.run([compiler_name(), *flags, "-o", str(made), str(source)], check=True)
+            self._call = ctypes.CDLL(str(made))
+        self._call.stream_rate.restype = self._call.tile_rate.restype = ctypes.c_double
+        self.stream: list[float] = []
+        self.tiles: list[float] = []
+
+    def look(self) -> None:
+        """One measurement of each."""
+        size, threads = ctypes.c_int64(STREAM_BYTES), ctypes.c_int(self._threads)
+        self.stream.append(self._call.stream_rate(ctypes.c_void_p(self._memory.data_ptr()), size, threads))
+        self.tiles.append(self._call.tile_rate(ctypes.c_int64(TILE_PRODUCTS), threads))
+
+
+async def _measure(threads: int, console: Console) -> dict[str, Any]:
+    contenders = {name: await Contender.begin(name, threads) for name in CONTENDERS}
+    machine = Machine(threads)
+    rows: list[dict[str, Any]] = []
+    for step in track(STEPS, f"{threads} threads", console=console, transient=True):
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        slow = step[0] == "prefill" and step[1] >= SLOW_TOKENS
+        for _ in range(SLOW_ROUNDS if slow else ROUNDS):
+            machine.look()
+            for name, contender in contenders.items():
+                seconds[name].append(await contender.ask(step))
+                await asyncio.sleep(REST_S)
+        rows.append({"step": step, "p50_s": {name: median(values[1:]) for name, values in seconds.items()}})
+    for contender in contenders.values():
+        await contender.end()
+    stream, tiles = median(machine.stream), median(machine.tiles)
+    for row in rows:
+        row["floor_s"] = _floor_s(row["step"], stream, tiles)
+    return {
+        "stream_bytes_per_s": stream,
+        "tile_flop_per_s": tiles,
+        "start": {name: contender.start for name, contender in contenders.items()},
+        "rows": rows,
+    }
+
+
+def _floor_s(step: list[Any], stream: float, tiles: float) -> float:
+    shape = json.loads((SHAPE / "config.json").read_text(encoding="utf-8"))
+    hidden, layers, width = shape["hidden_size"], shape["num_hidden_layers"], shape["head_dim"]
+    heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
+    layer = hidden * width * (2 * heads + 2 * kv_heads) + 3 * hidden * shape["intermediate_size"]
+    head = hidden * shape["vocab_size"]
+    if step[0] == "decode":
+        _, batch, context = step
+        kv_bytes = batch * context * layers * 2 * kv_heads * width * 2
+        return (2 * (layers * layer + head) + kv_bytes) / stream
+    tokens = step[1]
+    attention = layers * heads * width * 4 * tokens * (tokens + 1) / 2
+    return (2 * tokens * layers * layer + 2 * head + attention) / tiles
+
+
+def _table(title: str, result: dict[str, Any]) -> Table:
+    rates = f"{result['stream_bytes_per_s'] / 1e9:.1f} GB/s, {result['tile_flop_per_s'] / 1e12:.2f} TF/s"
+    table = Table("step", "floor", *CONTENDERS, "diptych / floor", title=f"{title}: {rates}")
+    for row in result["rows"]:
+        kind, *sizes = row["step"]
+        cells = [_cell(kind, sizes, seconds) for seconds in (row["floor_s"], *row["p50_s"].values())]
+        words = " × ".join(f"{size:,}" for size in sizes)
+        table.add_row(f"{kind} {words}", *cells, f"{row['p50_s']['diptych'] / row['floor_s']:.2f}")
+    for name, start in result["start"].items():
+        table.caption = f"{table.caption or ''}{name}: start {start['start_s']:.1f} s, "
+        table.caption += f"{start['resident_bytes'] / 2**30:.2f} GiB. "
+    return table
+
+
+def _cell(kind: str, sizes: list[int], seconds: float) -> str:
+    return f"{1e3 * seconds:.1f} ms" if kind == "decode" else f"{sizes[0] / seconds:,.0f} tok/s"
