@@ -10,24 +10,20 @@ Knows: steps, floors, processes of contenders. Does not know: engines.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks.contender import CONTENDERS, SHAPE
+from benchmarks.machine import Machine
 from benchmarks.provenance import save
-from diptych.kernels.native.build import PROCESSOR, compiler_name
 
 STEPS: list[list[Any]] = [
     *[["decode", batch, 512] for batch in (1, 8, 32)],
@@ -42,7 +38,6 @@ ROUNDS, SLOW_ROUNDS = 6, 3
 """The first one is not counted."""
 REST_S = 0.3
 """Between contenders: idle threads of the one before go on spinning for a while."""
-STREAM_BYTES, TILE_PRODUCTS = 256 << 20, 40_000_000
 
 
 async def main(console: Console) -> None:
@@ -94,29 +89,6 @@ class Contender:
             if line.startswith((b"{", b"[")) or line[:1].isdigit():
                 return json.loads(line)
         raise RuntimeError(f"a contender ended with status {await self._process.wait()}")
-
-
-class Machine:
-    """What the machine itself can do with so many threads."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._memory = torch.ones(threads * STREAM_BYTES, dtype=torch.uint8)
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / "rates.so"
-            source = Path(__file__).with_name("rates.cpp")
-            flags = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", *PROCESSOR)
-            subprocess.run([compiler_name(), *flags, "-o", str(made), str(source)], check=True)
-            self._call = ctypes.CDLL(str(made))
-        self._call.stream_rate.restype = self._call.tile_rate.restype = ctypes.c_double
-        self.stream: list[float] = []
-        self.tiles: list[float] = []
-
-    def look(self) -> None:
-        """One measurement of each."""
-        size, threads = ctypes.c_int64(STREAM_BYTES), ctypes.c_int(self._threads)
-        self.stream.append(self._call.stream_rate(ctypes.c_void_p(self._memory.data_ptr()), size, threads))
-        self.tiles.append(self._call.tile_rate(ctypes.c_int64(TILE_PRODUCTS), threads))
 
 
 async def _measure(threads: int, console: Console) -> dict[str, Any]:

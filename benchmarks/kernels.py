@@ -1,11 +1,11 @@
 """How fast the native kernels are: linear maps of few and many rows, paged attention.
 
-Knows: kernels and their operands. Does not know: models, workers. KV planes lie in huge pages here.
+Knows: kernels and their operands. Does not know: models, workers. KV planes lie in ordinary pages, as those
+of a cluster's shared memory do on most machines.
 """
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections.abc import Callable
 from statistics import median
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.machine import Machine
 from benchmarks.provenance import save
 from diptych.kernels.native.kernels import NativeKernels
 from diptych.kernels.native.load import NotNative, library
@@ -40,11 +41,24 @@ async def main(console: Console) -> None:
     except NotNative as why:
         console.print(f"left out: {why}")
         return
-    rows = [*_linear(kernels), *_attention(kernels)]
+    machine = Machine(THREADS)
+    machine.look()
+    rows = _linear(kernels)
+    machine.look()
+    rows += _attention(kernels)
+    machine.look()
+    stream, tiles = median(machine.stream), median(machine.tiles)
+    rows += [
+        _rate("memory read in order", stream, 1e9, "GB/s"),
+        _rate("AMX products alone", tiles, 1e12, "TFLOP/s"),
+    ]
     table = Table("operation", "p50 ms", "rate", "")
     for row in rows:
         table.add_row(
-            row["operation"], f"{1e3 * row['p50_s']:.2f}", f"{row['rate'] / row['scale']:.2f}", row["unit"]
+            row["operation"],
+            f"{1e3 * row['p50_s']:.2f}" if row["p50_s"] else "",
+            f"{row['rate'] / row['scale']:.2f}",
+            row["unit"],
         )
     console.print(table)
     console.print(f"written to {save('kernels', {'threads': THREADS, 'repeats': REPEATS, 'rows': rows})}")
@@ -91,10 +105,8 @@ def _attend(kernels: NativeKernels, sequences: list[tuple[int, int]]) -> float:
 
 def _plane(blocks: int) -> Tensor:
     elements = blocks * SHAPE.kv_heads * SHAPE.block_tokens * SHAPE.head_dim
-    room = mmap.mmap(-1, 2 * elements)
-    room.madvise(mmap.MADV_HUGEPAGE)
-    flat = torch.frombuffer(room, dtype=torch.bfloat16, count=elements)
-    return flat.view(blocks, SHAPE.kv_heads, SHAPE.block_tokens, SHAPE.head_dim).normal_()
+    flat = torch.randn(elements).bfloat16()
+    return flat.view(blocks, SHAPE.kv_heads, SHAPE.block_tokens, SHAPE.head_dim)
 
 
 def _timed(run: Callable[[], object]) -> float:
@@ -105,6 +117,10 @@ def _timed(run: Callable[[], object]) -> float:
         run()
         taken_s.append(time.perf_counter() - start_s)
     return median(taken_s)
+
+
+def _rate(name: str, rate: float, scale: float, unit: str) -> dict[str, Any]:
+    return {"operation": name, "p50_s": None, "rate": rate, "scale": scale, "unit": unit}
 
 
 def _bytes(name: str, taken_s: float, size: int) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""What the machine itself can do: the floors that steps are compared with.
+
+Knows: `rates.cpp`. Does not know: engines, kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from diptych.kernels.native.build import PROCESSOR, compiler_name
+
+STREAM_BYTES, TILE_PRODUCTS = 256 << 20, 40_000_000
+"""For each thread: more than its share of any cache; about half a second of multiplying."""
+
+
+class Machine:
+    """What the machine itself can do with so many threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._memory = torch.ones(threads * STREAM_BYTES, dtype=torch.uint8)
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "rates.so"
+            source = Path(__file__).with_name("rates.cpp")
+            flags = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", *PROCESSOR)
+            subprocess.run([compiler_name(), *flags, "-o", str(made), str(source)], check=True)
+            self._call = ctypes.CDLL(str(made))
+        self._call.stream_rate.restype = self._call.tile_rate.restype = ctypes.c_double
+        self.stream: list[float] = []
+        self.tiles: list[float] = []
+
+    def look(self) -> None:
+        """One measurement of each."""
+        size, threads = ctypes.c_int64(STREAM_BYTES), ctypes.c_int(self._threads)
+        self.stream.append(self._call.stream_rate(ctypes.c_void_p(self._memory.data_ptr()), size, threads))
+        self.tiles.append(self._call.tile_rate(ctypes.c_int64(TILE_PRODUCTS), threads))
