@@ -18,7 +18,7 @@ from diptych.adapters.native import NativeOptions, build_native_engine
 from diptych.adapters.protocol import EngineAdapter
 from diptych.builtin import builtin_model_dir
 from support.engine_driver import GREEDY, EngineDriver
-from support.tiny_models import save_random_model
+from support.tiny_models import TINY_EXPERTS, save_random_model
 
 Numerics = Literal["invariant", "fast"]
 
@@ -53,6 +53,11 @@ CASES = [
     Case("Qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
     Case("Mistral", {"sliding_window": 24}),
     Case("Mistral", {"sliding_window": None, "max_shard": "60KB", "tie_word_embeddings": True}),
+    Case("Mixtral", {**TINY_EXPERTS, "max_shard": "60KB"}),
+    Case("Mixtral", {**TINY_EXPERTS, "num_experts": 5, "sliding_window": 24, "tie_word_embeddings": True}),
+    Case("Qwen3Moe", {**TINY_EXPERTS, "norm_topk_prob": True, "tie_word_embeddings": True}),
+    Case("Qwen3Moe", {**TINY_EXPERTS, "norm_topk_prob": False, "mlp_only_layers": [0]}),
+    Case("Qwen3Moe", {**TINY_EXPERTS, "norm_topk_prob": True, "decoder_sparse_step": 2}),
 ]
 
 

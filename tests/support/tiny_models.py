@@ -21,6 +21,9 @@ TINY: dict[str, Any] = {
 }
 """The sizes that the tiny models share."""
 
+TINY_EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+"""What tiny mixtures have besides; Mixtral's experts are as wide as `intermediate_size`."""
+
 
 def write_config(model_dir: Path, architecture: str = "LlamaForCausalLM", **overrides: Any) -> Path:
     """A directory with nothing but a config.json (None in ``overrides`` removes a key)."""

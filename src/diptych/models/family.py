@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from diptych.kernels.seam import HeadNorms, PackedLinear
+from diptych.kernels.seam import HeadNorms, Kernels, PackedLinear
 from diptych.performance.model_shape import ModelShape
 
 TensorShapes = dict[str, tuple[int, ...]]
 """Tensor name → expected shape."""
+
+
+class FeedForward(Protocol):
+    """What a layer does to each token by itself."""
+
+    def forward(self, x_TD: Tensor, kernels: Kernels) -> Tensor:
+        """What is added to the residual stream, [T, D]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,9 +36,25 @@ class Layer:
     head_norms: HeadNorms | None
     attention_out: PackedLinear
     mlp_norm_D: Tensor
-    gate_up: PackedLinear
-    """Gate and up projections in one."""
-    down: PackedLinear
+    mlp: FeedForward
+
+
+class GatedNames(NamedTuple):
+    """What checkpoints call the three maps of a gated MLP."""
+
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+
+class ExpertNames(NamedTuple):
+    """What checkpoints call the experts of a layer: ``<block>gate`` and ``<block>experts.<n>.<map>``."""
+
+    block: str = "mlp."
+    maps: GatedNames = GatedNames()
+
+
+USUAL_EXPERTS = ExpertNames()
 
 
 @dataclass(frozen=True)
@@ -39,3 +64,5 @@ class Family:
     architecture: str
     layer_tensors: Callable[[ModelShape, int], TensorShapes]
     """Names and shapes of the tensors of one layer."""
+    experts: ExpertNames = USUAL_EXPERTS
+    """Used where a layer has experts."""

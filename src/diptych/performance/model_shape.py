@@ -15,12 +15,15 @@ from diptych.domain.errors import SpecError
 from diptych.domain.ids import TokenId
 from diptych.domain.kv import DTYPE_BYTES, KVLayout
 from diptych.performance.config_reader import ConfigReader
+from diptych.performance.mixture_shape import MixtureShape, mixture_shape
 
 SUPPORTED_ARCHITECTURES = (
     "LlamaForCausalLM",
     "MistralForCausalLM",
+    "MixtralForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
 )
 """Architecture names (`architectures[0]` of config.json) that the built-in engine runs."""
 
@@ -44,6 +47,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     kv_heads: int
     head_dim: int
     intermediate: int
+    mixture: MixtureShape | None = None
+    """The experts that layers have instead of one MLP."""
     vocab: int
     rope_theta: float
     rope_scaling: Llama3Rope | None = None
@@ -77,11 +82,28 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         """Width of all key (or value) heads together."""
         return self.kv_heads * self.head_dim
 
+    def mixture_of(self, layer: int) -> MixtureShape | None:
+        """The experts of a layer; None if it has one MLP."""
+        return None if self.mixture is None or layer in self.mixture.dense_layers else self.mixture
+
     @property
-    def layer_linear_params(self) -> int:
-        """Weights of the linear maps of one layer: q, k, v, output, gate, up, down (no biases)."""
+    def linear_params(self) -> int:
+        """Weights of the linear maps of all layers: q, k, v, output, gate, up, down, routers (no biases)."""
+        return self._linear_params(self.mixture.experts if self.mixture else 0)
+
+    @property
+    def active_linear_params(self) -> int:
+        """Those that one token meets: of the experts only as many as it uses."""
+        return self._linear_params(self.mixture.experts_per_token if self.mixture else 0)
+
+    def _linear_params(self, experts: int) -> int:
         attention = self.hidden * (2 * self.query_width + 2 * self.kv_width)
-        return attention + 3 * self.hidden * self.intermediate
+        dense = 3 * self.hidden * self.intermediate
+        if self.mixture is None:
+            return self.layers * (attention + dense)
+        dense_layers = len(self.mixture.dense_layers)
+        sparse = self.hidden * (self.mixture.experts + 3 * experts * self.mixture.width)
+        return self.layers * attention + dense_layers * dense + (self.layers - dense_layers) * sparse
 
     @property
     def parameters(self) -> int:
@@ -89,7 +111,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         bias = self.query_width + 2 * self.kv_width if self.qkv_bias else 0
         embeddings = self.vocab * self.hidden * (1 if self.tie_embeddings else 2)
-        return self.layers * (self.layer_linear_params + norms + bias) + embeddings + self.hidden
+        return self.linear_params + self.layers * (norms + bias) + embeddings + self.hidden
 
     def kv_layout(self, block_tokens: int, dtype: str) -> KVLayout:
         """Layout of this model's KV memory in blocks of ``block_tokens`` of ``dtype``."""
@@ -118,7 +140,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     def linear_flops(self, tokens: int, sampled: int) -> int:
         """FLOPs of the linear maps over ``tokens`` tokens and of the LM head over ``sampled`` rows
         (2 per weight and token)."""
-        return 2 * (tokens * self.layers * self.layer_linear_params + sampled * self.hidden * self.vocab)
+        return 2 * (tokens * self.active_linear_params + sampled * self.hidden * self.vocab)
 
     def attention_flops(self, tokens: int, start: int) -> int:
         """FLOPs of causal attention of positions ``[start, start + tokens)`` over all before them
@@ -141,21 +163,23 @@ def parse_model_shape(
     architecture = _architecture(reader)
     _refuse_unsupported(reader, architecture)
     heads, hidden = reader.integer("num_attention_heads"), reader.integer("hidden_size")
+    layers = reader.integer("num_hidden_layers")
     return ModelShape(
         architecture=architecture,
-        layers=reader.integer("num_hidden_layers"),
+        layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=reader.integer("num_key_value_heads", heads),
         head_dim=reader.integer("head_dim", hidden // heads),
         intermediate=reader.integer("intermediate_size"),
+        mixture=mixture_shape(reader, architecture, layers),
         vocab=reader.integer("vocab_size"),
-        rope_theta=_rope_theta(reader),
+        rope_theta=_rope_theta(reader, architecture),
         rope_scaling=_rope_scaling(reader),
         rms_eps=reader.number("rms_norm_eps"),
         tie_embeddings=bool(reader.get("tie_word_embeddings") or False),
         qkv_bias=architecture == "Qwen2ForCausalLM",
-        qk_norm=architecture == "Qwen3ForCausalLM",
+        qk_norm=architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
         sliding_window=_sliding_window(reader, architecture),
         max_positions=reader.integer("max_position_embeddings"),
         dtype=_dtype(reader),
@@ -186,12 +210,13 @@ def _refuse_unsupported(reader: ConfigReader, architecture: str) -> None:
         raise SpecError(f"{reader.source}: 'use_sliding_window' is not supported; set it to false")
 
 
-def _rope_theta(reader: ConfigReader) -> float:
+def _rope_theta(reader: ConfigReader, architecture: str) -> float:
     """`rope_theta`, at the top level (older configs) or inside `rope_parameters`."""
+    default = 1_000_000.0 if architecture == "MixtralForCausalLM" else 10_000.0
     nested = reader.section("rope_parameters")
     if nested is not None and nested.get("rope_theta") is not None:
         return nested.number("rope_theta")
-    return reader.number("rope_theta", 10_000.0)
+    return reader.number("rope_theta", default)
 
 
 def _rope_scaling(reader: ConfigReader) -> Llama3Rope | None:
@@ -212,8 +237,9 @@ def _rope_scaling(reader: ConfigReader) -> Llama3Rope | None:
 
 
 def _sliding_window(reader: ConfigReader, architecture: str) -> int | None:
-    """Mistral's own; Qwen configs carry the key but switch it off elsewhere."""
-    if architecture != "MistralForCausalLM" or reader.get("sliding_window") is None:
+    """Mistral's and Mixtral's; Qwen configs carry the key but switch it off elsewhere."""
+    windowed = architecture in ("MistralForCausalLM", "MixtralForCausalLM")
+    if not windowed or reader.get("sliding_window") is None:
         return None
     return reader.integer("sliding_window")
 
