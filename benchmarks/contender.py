@@ -5,7 +5,8 @@ line with the seconds of one such step. The first line of the answer says how lo
 memory it left. Engines that compute on the same cores must not share a process: the threads of one would wait
 in the way of the other.
 
-Knows: the built-in engine and Hugging Face's, on one shape with dummy weights. Does not know: what for.
+Knows: the built-in engine and Hugging Face's, on one shape with dummy weights. Does not know: other engines
+(`peers`), what for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SHAPE = Path(__file__).parent / "shapes" / "qwen3-0.6b"
+from benchmarks.peers import PEERS, SHAPE
+
 BLOCKS = 2200
 """Room for 8 sequences of 4,096 tokens, and some."""
 
@@ -103,6 +105,7 @@ CONTENDERS: dict[str, Callable[[int], Timed]] = {
     "diptych": _built_in,
     "diptych on torch": _torch,
     "transformers": _transformers,
+    **PEERS,
 }
 
 

@@ -1,4 +1,4 @@
-"""The built-in engine against Hugging Face's and against what the machine can do, on one shape.
+"""The built-in engine against others and against what the machine can do, on one shape.
 
 Every round asks each contender for the same step, one after the other, and measures the machine: bytes read
 in order, AMX products. The floor of a decode step is the time to read its weights and KV once; that of a
@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.contender import CONTENDERS, SHAPE
+from benchmarks.contender import CONTENDERS
 from benchmarks.machine import Machine
+from benchmarks.peers import PEERS, SHAPE, present
 from benchmarks.provenance import save
 
 STEPS: list[list[Any]] = [
@@ -49,6 +50,10 @@ async def main(console: Console) -> None:
     console.print(f"written to {save('engine', found)}")
 
 
+PYTHONS = {name: sys.executable for name in CONTENDERS if name not in PEERS} | present()
+"""Who takes part → the Python it runs on."""
+
+
 class Contender:
     """A process that times steps."""
 
@@ -61,7 +66,7 @@ class Contender:
         """Start it, and wait until it is ready."""
         process = await asyncio.create_subprocess_exec(
             *("taskset", "-c", ",".join(str(core) for core in range(threads))),
-            *(sys.executable, "-m", "benchmarks.contender", name, str(threads)),
+            *(PYTHONS[name], "-m", "benchmarks.contender", name, str(threads)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -92,7 +97,7 @@ class Contender:
 
 
 async def _measure(threads: int, console: Console) -> dict[str, Any]:
-    contenders = {name: await Contender.begin(name, threads) for name in CONTENDERS}
+    contenders = {name: await Contender.begin(name, threads) for name in PYTHONS}
     machine = Machine(threads)
     rows: list[dict[str, Any]] = []
     for step in track(STEPS, f"{threads} threads", console=console, transient=True):
@@ -134,7 +139,7 @@ def _floor_s(step: list[Any], stream: float, tiles: float) -> float:
 
 def _table(title: str, result: dict[str, Any]) -> Table:
     rates = f"{result['stream_bytes_per_s'] / 1e9:.1f} GB/s, {result['tile_flop_per_s'] / 1e12:.2f} TF/s"
-    table = Table("step", "floor", *CONTENDERS, "diptych / floor", title=f"{title}: {rates}")
+    table = Table("step", "floor", *PYTHONS, "diptych / floor", title=f"{title}: {rates}")
     for row in result["rows"]:
         kind, *sizes = row["step"]
         cells = [_cell(kind, sizes, seconds) for seconds in (row["floor_s"], *row["p50_s"].values())]
