@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from diptych.builtin import builtin_model_dir
 from diptych.domain.errors import SpecError
 from diptych.models.resolve import read_model_shape, resolve_model_dir
-from diptych.performance.model_shape import Llama3Rope, parse_model_shape
+from diptych.performance.model_rope import LinearRope, Llama3Rope, Rope, YarnRope
+from diptych.performance.model_shape import parse_model_shape
 from support.tiny_models import TINY, write_config
 
 
@@ -40,17 +42,63 @@ def test_flops() -> None:
 def test_old_and_new_spellings() -> None:
     assert parse(torch_dtype="bfloat16").dtype == parse(dtype="bfloat16").dtype == "bfloat16"
     old = parse(rope_theta=5e5, rope_scaling={"type": "default"})
-    assert old.rope_theta == parse(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).rope_theta
-    stretched = {
-        "rope_type": "llama3",
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    expected = Llama3Rope(factor=32, low_freq_factor=1, high_freq_factor=4, original_max_positions=8192)
-    assert parse(rope_scaling=stretched).rope_scaling == expected
-    assert parse(rope_parameters={**stretched, "rope_theta": 5e5}).rope_scaling == expected
+    assert old.attention == parse(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).attention
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (LLAMA3, Llama3Rope(factor=32, low_freq_factor=1, high_freq_factor=4, original_max_positions=8192)),
+        ({"type": "linear", "factor": 8}, LinearRope(factor=8)),
+        (YARN, YarnRope(factor=4, original_max_positions=512, attention_factor=0.1 * log(4) + 1)),
+        (
+            {**YARN, "beta_fast": 16, "beta_slow": 2, "attention_factor": 0.5, "truncate": False},
+            YarnRope(
+                factor=4,
+                original_max_positions=512,
+                beta_fast=16,
+                beta_slow=2,
+                attention_factor=0.5,
+                truncate=False,
+            ),
+        ),
+        (
+            {**YARN, "mscale": 0.5, "mscale_all_dim": 1.0},
+            YarnRope(
+                factor=4,
+                original_max_positions=512,
+                attention_factor=(0.05 * log(4) + 1) / (0.1 * log(4) + 1),
+            ),
+        ),
+    ],
+)
+def test_rope_scaling_in_both_spellings(section: dict[str, Any], expected: Any) -> None:
+    wanted = (Rope(5e5, expected),) * 2
+    assert tuple(it.rope for it in parse(rope_theta=5e5, rope_scaling=section).attention) == wanted
+    new = {**section, "rope_theta": 5e5}
+    assert tuple(it.rope for it in parse(rope_parameters=new).attention) == wanted
+    both = {"rope_type": "default", "rope_theta": 5e5}
+    assert tuple(it.rope for it in parse(rope_parameters=both, rope_scaling=section).attention) == wanted
+
+
+def test_yarn_alone_lengthens_the_context() -> None:
+    """The other types come with the stretched number of positions."""
+    assert parse(rope_scaling=YARN).max_positions == 2048
+    assert parse(rope_scaling={**YARN, "original_max_position_embeddings": None}).max_positions == 2048
+    assert parse(rope_scaling=YARN, original_max_position_embeddings=256).max_positions == 1024
+    assert parse(rope_scaling=YARN, max_position_embeddings=4096).max_positions == 4096
+    assert parse(rope_scaling=LLAMA3).max_positions == 512
+    assert parse(rope_scaling={"rope_type": "linear", "factor": 8.0}).max_positions == 512
 
 
 def test_defaults_follow_from_other_sizes() -> None:
@@ -73,8 +121,8 @@ def test_float16_is_computed_in_float32() -> None:
 
 
 def test_sliding_window_is_mistrals_alone() -> None:
-    assert parse("MistralForCausalLM", sliding_window=9).sliding_window == 9
-    assert parse("Qwen2ForCausalLM", sliding_window=9).sliding_window is None
+    assert [it.window for it in parse("MistralForCausalLM", sliding_window=9).attention] == [9, 9]
+    assert [it.window for it in parse("Qwen2ForCausalLM", sliding_window=9).attention] == [None, None]
     with pytest.raises(SpecError, match="use_sliding_window"):
         parse("Qwen2ForCausalLM", use_sliding_window=True)
 
@@ -89,7 +137,18 @@ def test_sliding_window_is_mistrals_alone() -> None:
         ({"hidden_act": "gelu"}, r"hidden_act 'gelu' is not supported"),
         ({"attention_bias": True}, r"'attention_bias' is not supported"),
         ({"quantization_config": {"bits": 4}}, r"'quantization_config' is not supported"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, r"rope_type 'yarn' is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "longrope"}},
+            r"'longrope' is not supported \(supported: default, linear, llama3, yarn\); use a checkpoint",
+        ),
+        ({"rope_scaling": {"rope_type": "yarn"}}, r"\(rope_scaling\) lacks the key 'factor'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, r"'factor' must be at least 1, not 0.5"),
+        ({"rope_scaling": {**YARN, "beta_fast": 1, "beta_slow": 2}}, r"must not be below 'beta_slow' 2"),
+        ({"rope_scaling": {**YARN, "beta_slow": -1}}, r"'beta_slow' must be positive, not -1"),
+        ({"rope_parameters": {**YARN, "attention_factor": 0}}, r"'attention_factor' must be positive"),
+        ({"rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}, r"'partial_rotary_factor' is not"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4}}, r"must be above 'low_freq_factor' 4"),
+        ({"rope_theta": 1}, r"'rope_theta' must be greater than 1, not 1"),
         ({"rope_scaling": {"rope_type": "llama3"}}, r"\(rope_scaling\) lacks the key 'factor'"),
         ({"rope_scaling": 3}, r"'rope_scaling' must be an object"),
         ({"dtype": "int8"}, r"dtype 'int8' is not supported"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch.nn import functional
 from diptych.kernels.seam import AttentionShape, HeadNorms, Kernels, PackedLinear, Planes, Rotation, Span
 from diptych.models.family import Family, Layer, TensorShapes
 from diptych.models.rotary import rotary_table
+from diptych.performance.model_rope import Rope
 from diptych.performance.model_shape import ModelShape
 
 # ---------------------------------------------------------------- tensor names that all families share
@@ -65,6 +67,14 @@ class DecoderInputs:
     spans: tuple[Span, ...]
 
 
+class _View(NamedTuple):
+    """How one layer attends in one step."""
+
+    rotation: Rotation
+    shape: AttentionShape
+    plan: Any
+
+
 class Decoder:
     """A loaded model. Holds weights only; KV memory is handed in."""
 
@@ -84,21 +94,20 @@ class Decoder:
         self._first_norm_D = layers[0].input_norm_D
         self._norms_after_D = [*(layer.input_norm_D for layer in layers[1:]), norm_D]
         self._head = head
-        cos_PE, sin_PE = rotary_table(shape, embedding_VD.device)
-        self._cos_PE, self._sin_PE = cos_PE.to(embedding_VD.dtype), sin_PE.to(embedding_VD.dtype)
+        self._tables = {rope: self._table(rope) for rope in dict.fromkeys(it.rope for it in shape.attention)}
 
     def forward(self, inputs: DecoderInputs, planes: Sequence[Planes]) -> Tensor:
         """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V."""
         kernels, eps = self._kernels, self.shape.rms_eps
         x_TD = functional.embedding(inputs.token_ids_T, self._embedding_VD)
-        rotation = Rotation(self._cos_PE[inputs.positions_T], self._sin_PE[inputs.positions_T])
-        shape = self._attention_shape(planes[0].k_BKSE.shape[2])
-        plan = kernels.plan_attention(inputs.spans, shape)
+        views = self._views(inputs, planes[0].k_BKSE.shape[2])
         normed_TD = kernels.rms_norm(x_TD, self._first_norm_D, eps)
-        for layer, memory, norm_after_D in zip(self._layers, planes, self._norms_after_D, strict=True):
+        for layer, view, memory, norm_after_D in zip(
+            self._layers, views, planes, self._norms_after_D, strict=True
+        ):
             qkv_TN = kernels.linear(normed_TD, layer.qkv)
-            q_THE = kernels.place(qkv_TN, layer.head_norms, rotation, memory, inputs.slots_T, shape)
-            mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, plan)
+            q_THE = kernels.place(qkv_TN, layer.head_norms, view.rotation, memory, inputs.slots_T, view.shape)
+            mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, view.plan)
             mixed_TD = kernels.linear(mixed_THE.flatten(1), layer.attention_out)
             x_TD, normed_TD = kernels.add_norm(x_TD, mixed_TD, layer.mlp_norm_D, eps)
             x_TD, normed_TD = kernels.add_norm(x_TD, self._mlp(normed_TD, layer), norm_after_D, eps)
@@ -116,9 +125,23 @@ class Decoder:
         gate_up_TI = self._kernels.linear(normed_TD, layer.gate_up)
         return self._kernels.linear(self._kernels.silu_mul(gate_up_TI), layer.down)
 
-    def _attention_shape(self, block_tokens: int) -> AttentionShape:
-        shape = self.shape
-        return AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, block_tokens, shape.sliding_window)
+    def _views(self, inputs: DecoderInputs, block_tokens: int) -> list[_View]:
+        """For each layer; layers that turn alike share a rotation, layers with one window a plan."""
+        shape, at_T = self.shape, inputs.positions_T
+        rotations = {rope: Rotation(cos[at_T], sin[at_T]) for rope, (cos, sin) in self._tables.items()}
+        shapes = {
+            window: AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, block_tokens, window)
+            for window in dict.fromkeys(layer.window for layer in shape.attention)
+        }
+        plans = {window: self._kernels.plan_attention(inputs.spans, it) for window, it in shapes.items()}
+        return [
+            _View(rotations[layer.rope], shapes[layer.window], plans[layer.window])
+            for layer in shape.attention
+        ]
+
+    def _table(self, rope: Rope) -> tuple[Tensor, Tensor]:
+        dtype, device = self._embedding_VD.dtype, self._embedding_VD.device
+        return rotary_table(rope, self.shape.head_dim, self.shape.max_positions, dtype=dtype, device=device)
 
 
 # ---------------------------------------------------------------- building

@@ -6,6 +6,7 @@ know: files (it is handed a parsed dictionary), tensors, hardware.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import cast
 
@@ -15,6 +16,8 @@ from diptych.domain.errors import SpecError
 from diptych.domain.ids import TokenId
 from diptych.domain.kv import DTYPE_BYTES, KVLayout
 from diptych.performance.config_reader import ConfigReader
+from diptych.performance.model_layers import LayerAttention, parse_layer_attention
+from diptych.performance.model_rope import longest_context
 
 SUPPORTED_ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -23,15 +26,6 @@ SUPPORTED_ARCHITECTURES = (
     "Qwen3ForCausalLM",
 )
 """Architecture names (`architectures[0]` of config.json) that the built-in engine runs."""
-
-
-class Llama3Rope(msgspec.Struct, frozen=True, kw_only=True):
-    """Llama 3.1's stretching of low rotary frequencies (`rope_type: llama3`)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,14 +39,12 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     head_dim: int
     intermediate: int
     vocab: int
-    rope_theta: float
-    rope_scaling: Llama3Rope | None = None
+    attention: tuple[LayerAttention, ...]
+    """One for each layer."""
     rms_eps: float
     tie_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
-    sliding_window: int | None = None
-    """A token sees this many positions, its own included; None: all before it."""
     max_positions: int
     dtype: str
     """As stored in the checkpoint: 'float32', 'bfloat16' or 'float16'."""
@@ -123,8 +115,13 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     def attention_flops(self, tokens: int, start: int) -> int:
         """FLOPs of causal attention of positions ``[start, start + tokens)`` over all before them
         (QKᵀ and PV, 2 per multiply-add; a sliding window bounds what each sees)."""
-        seen = sum(min(p + 1, self.sliding_window or p + 1) for p in range(start, start + tokens))
-        return 4 * self.layers * self.query_width * seen
+        layers = Counter(layer.window for layer in self.attention)
+        seen = sum(
+            count * min(position + 1, window or position + 1)
+            for window, count in layers.items()
+            for position in range(start, start + tokens)
+        )
+        return 4 * self.query_width * seen
 
 
 def parse_model_shape(
@@ -141,23 +138,23 @@ def parse_model_shape(
     architecture = _architecture(reader)
     _refuse_unsupported(reader, architecture)
     heads, hidden = reader.integer("num_attention_heads"), reader.integer("hidden_size")
+    layers, positions = reader.integer("num_hidden_layers"), reader.integer("max_position_embeddings")
+    attention = parse_layer_attention(reader, architecture, layers)
     return ModelShape(
         architecture=architecture,
-        layers=reader.integer("num_hidden_layers"),
+        layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=reader.integer("num_key_value_heads", heads),
         head_dim=reader.integer("head_dim", hidden // heads),
         intermediate=reader.integer("intermediate_size"),
         vocab=reader.integer("vocab_size"),
-        rope_theta=_rope_theta(reader),
-        rope_scaling=_rope_scaling(reader),
+        attention=attention,
         rms_eps=reader.number("rms_norm_eps"),
         tie_embeddings=bool(reader.get("tie_word_embeddings") or False),
         qkv_bias=architecture == "Qwen2ForCausalLM",
         qk_norm=architecture == "Qwen3ForCausalLM",
-        sliding_window=_sliding_window(reader, architecture),
-        max_positions=reader.integer("max_position_embeddings"),
+        max_positions=max(longest_context(layer.rope, positions) for layer in attention),
         dtype=_dtype(reader),
         eos_token_ids=_eos_ids(generation or {}) or _eos_ids(config),
     )
@@ -184,38 +181,6 @@ def _refuse_unsupported(reader: ConfigReader, architecture: str) -> None:
             raise SpecError(f"{reader.source}: {key!r} is not supported; use a checkpoint without it")
     if architecture.startswith("Qwen") and reader.get("use_sliding_window"):
         raise SpecError(f"{reader.source}: 'use_sliding_window' is not supported; set it to false")
-
-
-def _rope_theta(reader: ConfigReader) -> float:
-    """`rope_theta`, at the top level (older configs) or inside `rope_parameters`."""
-    nested = reader.section("rope_parameters")
-    if nested is not None and nested.get("rope_theta") is not None:
-        return nested.number("rope_theta")
-    return reader.number("rope_theta", 10_000.0)
-
-
-def _rope_scaling(reader: ConfigReader) -> Llama3Rope | None:
-    section = reader.section("rope_parameters") or reader.section("rope_scaling")
-    if section is None:
-        return None
-    kind = section.get("rope_type") or section.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise SpecError(f"{section.source}: rope_type {kind!r} is not supported (supported: default, llama3)")
-    return Llama3Rope(
-        factor=section.number("factor"),
-        low_freq_factor=section.number("low_freq_factor"),
-        high_freq_factor=section.number("high_freq_factor"),
-        original_max_positions=section.integer("original_max_position_embeddings"),
-    )
-
-
-def _sliding_window(reader: ConfigReader, architecture: str) -> int | None:
-    """Mistral's own; Qwen configs carry the key but switch it off elsewhere."""
-    if architecture != "MistralForCausalLM" or reader.get("sliding_window") is None:
-        return None
-    return reader.integer("sliding_window")
 
 
 def _dtype(reader: ConfigReader) -> str:
