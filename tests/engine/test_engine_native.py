@@ -64,6 +64,16 @@ def run_alone(engine: EngineAdapter, prompt: list[int], steps: int) -> tuple[lis
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_schedule_gives_the_same_bits(model_dir: Path, seed: int) -> None:
+    check_any_schedule(model_dir, seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_schedule_gives_the_same_bits_where_layers_alternate(tmp_path: Path, seed: int) -> None:
+    """Prompts are longer than the window of every second layer."""
+    check_any_schedule(write_config(tmp_path, "Gemma3ForCausalLM"), seed)
+
+
+def check_any_schedule(model_dir: Path, seed: int) -> None:
     rng = random.Random(seed)
     lengths = [1, 6, 40, 75, 100]
     expected = [

@@ -12,6 +12,7 @@ import pytest
 from diptych.builtin import builtin_model_dir
 from diptych.domain.errors import SpecError
 from diptych.models.resolve import read_model_shape, resolve_model_dir
+from diptych.performance.model_layers import LayerAttention
 from diptych.performance.model_rope import LinearRope, Llama3Rope, Rope, YarnRope
 from diptych.performance.model_shape import parse_model_shape
 from support.tiny_models import TINY, write_config
@@ -127,6 +128,72 @@ def test_sliding_window_is_mistrals_alone() -> None:
         parse("Qwen2ForCausalLM", use_sliding_window=True)
 
 
+def gemma(**overrides: Any):
+    return parse("Gemma3ForCausalLM", **{"sliding_window": 24, "rope_local_base_freq": 2e4, **overrides})
+
+
+GLOBAL, LOCAL = LayerAttention(Rope(1e6)), LayerAttention(Rope(2e4), 24)
+NESTED = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 3e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+}
+
+
+def test_layers_of_gemma_3_alternate() -> None:
+    assert gemma(layer_types=["full_attention", "sliding_attention"]).attention == (GLOBAL, LOCAL)
+    assert gemma(num_hidden_layers=7).attention == (LOCAL,) * 5 + (GLOBAL, LOCAL)
+    assert gemma(num_hidden_layers=4, sliding_window_pattern=2).attention == (LOCAL, GLOBAL) * 2
+    no_window = gemma(layer_types=["full_attention"] * 2, sliding_window=None)
+    assert no_window.attention == (GLOBAL, GLOBAL)
+
+
+def test_rotary_embedding_of_gemma_3_in_both_spellings() -> None:
+    types = ["sliding_attention", "full_attention"]
+    expected = (LOCAL, LayerAttention(Rope(3e6, LinearRope(factor=8))))
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    assert gemma(layer_types=types, rope_theta=3e6, rope_scaling=scaling).attention == expected
+    new = gemma(layer_types=types, rope_local_base_freq=None, rope_parameters=NESTED)
+    assert new.attention == expected
+    assert new.max_positions == 512
+    default = gemma(layer_types=types, rope_local_base_freq=None)
+    assert [it.rope for it in default.attention] == [Rope(1e4), Rope(1e6)]
+
+
+def test_sizes_of_gemma_3() -> None:
+    shape = gemma()
+    layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 4 * 64 + 32
+    assert shape.parameters == 2 * layer + 160 * 64 + 64, "embeddings are tied where nothing is said"
+    assert not gemma(tie_word_embeddings=False).tie_embeddings
+    assert gemma(head_dim=None).head_dim == 256
+    assert (shape.query_pre_attn_scalar, gemma(query_pre_attn_scalar=168).query_pre_attn_scalar) == (256, 168)
+    types = ["sliding_attention", "full_attention"]
+    assert gemma(sliding_window=4, layer_types=types).attention_flops(3, 5) == 4 * 64 * (12 + 6 + 7 + 8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sliding_window": None}, r"lacks the key 'sliding_window'"),
+        ({"layer_types": ["full_attention"]}, r"'layer_types' has 1 entries for 2 layers"),
+        (
+            {"layer_types": ["full_attention", "mamba"]},
+            r"layer type 'mamba' is not supported \(supported: full",
+        ),
+        ({"layer_types": 3}, r"'layer_types' must be a list of names, not 3"),
+        ({"sliding_window_pattern": 0}, r"'sliding_window_pattern' must be positive"),
+        ({"rope_parameters": {"rope_theta": 1e6}}, r"\(rope_parameters\) lacks the key 'sliding_attention'"),
+        ({"rope_local_base_freq": 0}, r"'rope_local_base_freq' must be greater than 1"),
+        ({"query_pre_attn_scalar": "x"}, r"'query_pre_attn_scalar' must be a number"),
+        ({"hidden_activation": "gelu"}, r"hidden_activation 'gelu' is not .* 'gelu_pytorch_tanh'"),
+        ({"final_logit_softcapping": 30.0}, r"'final_logit_softcapping' is not supported"),
+        ({"use_bidirectional_attention": True}, r"'use_bidirectional_attention' is not supported"),
+    ],
+)
+def test_wrong_configs_of_gemma_3_are_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        gemma(**overrides)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -165,7 +232,7 @@ def test_wrong_configs_are_named(overrides: dict[str, Any], message: str) -> Non
 
 def test_unknown_architecture_names_the_supported_ones() -> None:
     with pytest.raises(
-        SpecError, match=r"'GPT2LMHeadModel' is not supported \(supported: LlamaForCausalLM, .*Qwen3"
+        SpecError, match=r"'GPT2LMHeadModel' is not supported \(supported: Gemma3ForCausalLM, Llama.*Qwen3"
     ):
         parse("GPT2LMHeadModel")
 

@@ -45,7 +45,7 @@ def scores(engine: EngineAdapter, chunk: int, beside: bool) -> list[Logprob]:
     return entries
 
 
-@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral"])
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral", "Gemma3"])
 def test_the_best_token_agrees_where_the_reference_is_sure(family: str, tmp_path: Path) -> None:
     model = save_random_model(tmp_path, family)
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""The decoder that all supported families share: pre-norm attention and gated MLP, residual around each.
+"""The decoder that all supported families share: pre-norm attention and gated MLP, residual around each. What
+they add to the residual may be normed, too.
 
 Knows: the order of operations, merged weights. Does not know: what distinguishes the families (`Family` says
 it), files, requests.
@@ -81,6 +82,7 @@ class Decoder:
     def __init__(
         self,
         shape: ModelShape,
+        family: Family,
         kernels: Kernels,
         embedding_VD: Tensor,
         layers: Sequence[Layer],
@@ -94,12 +96,14 @@ class Decoder:
         self._first_norm_D = layers[0].input_norm_D
         self._norms_after_D = [*(layer.input_norm_D for layer in layers[1:]), norm_D]
         self._head = head
+        self._embedding_scale = _rounded(family.embedding_scale(shape), embedding_VD.dtype)
+        self._gate_mul = {"silu": kernels.silu_mul, "gelu": kernels.gelu_mul}[family.activation]
         self._tables = {rope: self._table(rope) for rope in dict.fromkeys(it.rope for it in shape.attention)}
 
     def forward(self, inputs: DecoderInputs, planes: Sequence[Planes]) -> Tensor:
         """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V."""
         kernels, eps = self._kernels, self.shape.rms_eps
-        x_TD = functional.embedding(inputs.token_ids_T, self._embedding_VD)
+        x_TD = self._embed(inputs.token_ids_T)
         views = self._views(inputs, planes[0].k_BKSE.shape[2])
         normed_TD = kernels.rms_norm(x_TD, self._first_norm_D, eps)
         for layer, view, memory, norm_after_D in zip(
@@ -109,8 +113,10 @@ class Decoder:
             q_THE = kernels.place(qkv_TN, layer.head_norms, view.rotation, memory, inputs.slots_T, view.shape)
             mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, view.plan)
             mixed_TD = kernels.linear(mixed_THE.flatten(1), layer.attention_out)
+            mixed_TD = self._out(mixed_TD, layer.attention_out_norm_D)
             x_TD, normed_TD = kernels.add_norm(x_TD, mixed_TD, layer.mlp_norm_D, eps)
-            x_TD, normed_TD = kernels.add_norm(x_TD, self._mlp(normed_TD, layer), norm_after_D, eps)
+            gated_TD = self._out(self._mlp(normed_TD, layer), layer.mlp_out_norm_D)
+            x_TD, normed_TD = kernels.add_norm(x_TD, gated_TD, norm_after_D, eps)
         return normed_TD
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -123,7 +129,15 @@ class Decoder:
 
     def _mlp(self, normed_TD: Tensor, layer: Layer) -> Tensor:
         gate_up_TI = self._kernels.linear(normed_TD, layer.gate_up)
-        return self._kernels.linear(self._kernels.silu_mul(gate_up_TI), layer.down)
+        return self._kernels.linear(self._gate_mul(gate_up_TI), layer.down)
+
+    def _embed(self, token_ids_T: Tensor) -> Tensor:
+        x_TD = functional.embedding(token_ids_T, self._embedding_VD)
+        return x_TD if self._embedding_scale == 1.0 else x_TD * self._embedding_scale
+
+    def _out(self, x_TD: Tensor, norm_D: Tensor | None) -> Tensor:
+        """What is added to the residual: normed, if the layer has a norm for it."""
+        return x_TD if norm_D is None else self._kernels.rms_norm(x_TD, norm_D, self.shape.rms_eps)
 
     def _views(self, inputs: DecoderInputs, block_tokens: int) -> list[_View]:
         """For each layer; layers that turn alike share a rotation, layers with one window a plan."""
@@ -144,6 +158,10 @@ class Decoder:
         return rotary_table(rope, self.shape.head_dim, self.shape.max_positions, dtype=dtype, device=device)
 
 
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=dtype).item()
+
+
 # ---------------------------------------------------------------- building
 
 
@@ -157,30 +175,40 @@ class TensorSource:
 
 def build_decoder(shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource) -> Decoder:
     """Load, merge and pack all weights, layer by layer, so that little is in memory twice."""
-    outer = {name: source.take(name, size) for name, size in outer_tensors(shape).items()}
+    outer = _take(shape, family, source, outer_tensors(shape))
     embedding_VD = outer["model.embed_tokens.weight"]
     layers = [_build_layer(shape, family, kernels, source, index) for index in range(shape.layers)]
     head_VD = embedding_VD if shape.tie_embeddings else outer.pop("lm_head.weight")
-    return Decoder(shape, kernels, embedding_VD, layers, outer["model.norm.weight"], kernels.pack(head_VD))
+    norm_D, head = outer["model.norm.weight"], kernels.pack(head_VD)
+    return Decoder(shape, family, kernels, embedding_VD, layers, norm_D, head)
 
 
 def _build_layer(
     shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource, index: int
 ) -> Layer:
     prefix = f"model.layers.{index}."
-    tensors = {
-        name.removeprefix(prefix): source.take(name, size)
-        for name, size in family.layer_tensors(shape, index).items()
-    }
+    taken = _take(shape, family, source, family.layer_tensors(shape, index))
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in taken.items()}
+    norms = family.norms
     return Layer(
         input_norm_D=tensors["input_layernorm.weight"],
         qkv=_merge(kernels, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
         head_norms=_head_norms(tensors, shape.rms_eps),
         attention_out=kernels.pack(tensors["self_attn.o_proj.weight"]),
-        mlp_norm_D=tensors["post_attention_layernorm.weight"],
+        attention_out_norm_D=_norm(tensors, norms.attention_out),
+        mlp_norm_D=tensors[f"{norms.mlp}.weight"],
         gate_up=_merge(kernels, tensors, ["mlp.gate_proj", "mlp.up_proj"]),
         down=kernels.pack(tensors["mlp.down_proj.weight"]),
+        mlp_out_norm_D=_norm(tensors, norms.mlp_out),
     )
+
+
+def _take(shape: ModelShape, family: Family, source: TensorSource, names: TensorShapes) -> dict[str, Tensor]:
+    return {name: family.weight(shape, name, source.take(name, size)) for name, size in names.items()}
+
+
+def _norm(tensors: dict[str, Tensor], name: str | None) -> Tensor | None:
+    return None if name is None else tensors[f"{name}.weight"]
 
 
 def _head_norms(tensors: dict[str, Tensor], eps: float) -> HeadNorms | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -26,10 +27,33 @@ class Layer:
     """Query, key and value projections in one: rows of q, then k, then v."""
     head_norms: HeadNorms | None
     attention_out: PackedLinear
+    attention_out_norm_D: Tensor | None
+    """On what attention adds to the residual; None: added as it is."""
     mlp_norm_D: Tensor
     gate_up: PackedLinear
     """Gate and up projections in one."""
     down: PackedLinear
+    mlp_out_norm_D: Tensor | None
+    """As ``attention_out_norm_D``."""
+
+
+@dataclass(frozen=True)
+class NormNames:
+    """Which tensor of a layer is which norm."""
+
+    mlp: str = "post_attention_layernorm"
+    attention_out: str | None = None
+    mlp_out: str | None = None
+
+
+def as_stored(_shape: ModelShape, _name: str, tensor: Tensor) -> Tensor:
+    """Most checkpoints hold what the formulas say."""
+    return tensor
+
+
+def unscaled(_shape: ModelShape) -> float:
+    """Most models take embeddings as they are."""
+    return 1.0
 
 
 @dataclass(frozen=True)
@@ -39,3 +63,10 @@ class Family:
     architecture: str
     layer_tensors: Callable[[ModelShape, int], TensorShapes]
     """Names and shapes of the tensors of one layer."""
+    norms: NormNames = NormNames()
+    activation: Literal["silu", "gelu"] = "silu"
+    """Of the gate of the MLP."""
+    embedding_scale: Callable[[ModelShape], float] = unscaled
+    """What embeddings are multiplied by, once rounded to their dtype."""
+    weight: Callable[[ModelShape, str, Tensor], Tensor] = as_stored
+    """From the tensor under a name in a checkpoint to the weight that the shared operations expect."""

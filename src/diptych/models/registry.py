@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from diptych.models.family import Family
+from diptych.models.gemma3 import GEMMA3
 from diptych.models.llama import LLAMA
 from diptych.models.mistral import MISTRAL
 from diptych.models.qwen2 import QWEN2
 from diptych.models.qwen3 import QWEN3
 
-FAMILIES: dict[str, Family] = {family.architecture: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+FAMILIES: dict[str, Family] = {
+    family.architecture: family for family in (GEMMA3, LLAMA, MISTRAL, QWEN2, QWEN3)
+}

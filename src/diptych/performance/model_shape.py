@@ -20,12 +20,22 @@ from diptych.performance.model_layers import LayerAttention, parse_layer_attenti
 from diptych.performance.model_rope import longest_context
 
 SUPPORTED_ARCHITECTURES = (
+    "Gemma3ForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
 """Architecture names (`architectures[0]` of config.json) that the built-in engine runs."""
+
+UNSUPPORTED_OPTIONS = (
+    "attention_bias",
+    "mlp_bias",
+    "quantization_config",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "use_bidirectional_attention",
+)
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +55,10 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     tie_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
+    layer_norms: int = 2
+    """Norms of the width of the model in a layer."""
+    query_pre_attn_scalar: int
+    """Scores are divided by its root; the head width in all families but one."""
     max_positions: int
     dtype: str
     """As stored in the checkpoint: 'float32', 'bfloat16' or 'float16'."""
@@ -78,7 +92,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parameters(self) -> int:
         """All parameters; tied embeddings count once."""
-        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        norms = self.layer_norms * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         bias = self.query_width + 2 * self.kv_width if self.qkv_bias else 0
         embeddings = self.vocab * self.hidden * (1 if self.tie_embeddings else 2)
         return self.layers * (self.layer_linear_params + norms + bias) + embeddings + self.hidden
@@ -140,20 +154,24 @@ def parse_model_shape(
     heads, hidden = reader.integer("num_attention_heads"), reader.integer("hidden_size")
     layers, positions = reader.integer("num_hidden_layers"), reader.integer("max_position_embeddings")
     attention = parse_layer_attention(reader, architecture, layers)
+    gemma = architecture == "Gemma3ForCausalLM"
+    head_dim = reader.integer("head_dim", 256 if gemma else hidden // heads)
     return ModelShape(
         architecture=architecture,
         layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=reader.integer("num_key_value_heads", heads),
-        head_dim=reader.integer("head_dim", hidden // heads),
+        head_dim=head_dim,
         intermediate=reader.integer("intermediate_size"),
         vocab=reader.integer("vocab_size"),
         attention=attention,
         rms_eps=reader.number("rms_norm_eps"),
-        tie_embeddings=bool(reader.get("tie_word_embeddings") or False),
+        tie_embeddings=_tie_embeddings(reader, default=gemma),
         qkv_bias=architecture == "Qwen2ForCausalLM",
-        qk_norm=architecture == "Qwen3ForCausalLM",
+        qk_norm=architecture == "Qwen3ForCausalLM" or gemma,
+        layer_norms=4 if gemma else 2,
+        query_pre_attn_scalar=reader.integer("query_pre_attn_scalar", 256) if gemma else head_dim,
         max_positions=max(longest_context(layer.rope, positions) for layer in attention),
         dtype=_dtype(reader),
         eos_token_ids=_eos_ids(generation or {}) or _eos_ids(config),
@@ -173,14 +191,21 @@ def _architecture(reader: ConfigReader) -> str:
 
 def _refuse_unsupported(reader: ConfigReader, architecture: str) -> None:
     """Options that would silently change the result if they were ignored."""
-    activation = reader.get("hidden_act")
-    if activation not in (None, "silu"):
-        raise SpecError(f"{reader.source}: hidden_act {activation!r} is not supported (supported: 'silu')")
-    for key in ("attention_bias", "mlp_bias", "quantization_config"):
+    gemma = architecture == "Gemma3ForCausalLM"
+    key, wanted = ("hidden_activation", "gelu_pytorch_tanh") if gemma else ("hidden_act", "silu")
+    activation = reader.get(key)
+    if activation not in (None, wanted):
+        raise SpecError(f"{reader.source}: {key} {activation!r} is not supported (supported: {wanted!r})")
+    for key in UNSUPPORTED_OPTIONS:
         if reader.get(key):
             raise SpecError(f"{reader.source}: {key!r} is not supported; use a checkpoint without it")
     if architecture.startswith("Qwen") and reader.get("use_sliding_window"):
         raise SpecError(f"{reader.source}: 'use_sliding_window' is not supported; set it to false")
+
+
+def _tie_embeddings(reader: ConfigReader, *, default: bool) -> bool:
+    tied = reader.get("tie_word_embeddings")
+    return default if tied is None else bool(tied)
 
 
 def _dtype(reader: ConfigReader) -> str:
