@@ -23,7 +23,7 @@ from diptych.engine.kv_memory import KVMemory
 from diptych.models.resolve import read_model_shape
 from diptych.transfer.segment import SharedSegment
 from support.engine_driver import GREEDY, EngineDriver, Track
-from support.tiny_models import write_config
+from support.tiny_models import TINY_EXPERTS, write_config
 
 OPTIONS = NativeOptions(load_format="dummy", block_tokens=8)
 RANDOM = SamplingParams(
@@ -63,18 +63,13 @@ def run_alone(engine: EngineAdapter, prompt: list[int], steps: int) -> tuple[lis
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_schedule_gives_the_same_bits(model_dir: Path, seed: int) -> None:
-    check_any_schedule(model_dir, seed)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_any_schedule_gives_the_same_bits_where_layers_alternate(tmp_path: Path, seed: int) -> None:
-    """Prompts are longer than the window of every second layer."""
-    check_any_schedule(write_config(tmp_path, "Gemma3ForCausalLM"), seed)
-
-
-def check_any_schedule(model_dir: Path, seed: int) -> None:
-    rng = random.Random(seed)
+@pytest.mark.parametrize(
+    "architecture",
+    ["Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "MixtralForCausalLM", "Gemma3ForCausalLM"],
+)
+def test_any_schedule_gives_the_same_bits(tmp_path: Path, architecture: str, seed: int) -> None:
+    """Prompts are longer than the window of every second layer of Gemma 3."""
+    model_dir, rng = write_config(tmp_path, architecture, **TINY_EXPERTS), random.Random(seed)
     lengths = [1, 6, 40, 75, 100]
     expected = [
         run_alone(build_native_engine(model_dir, OPTIONS, total_blocks=50), prompt_of(i, length), 8)

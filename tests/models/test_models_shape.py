@@ -7,15 +7,17 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from diptych.builtin import builtin_model_dir
 from diptych.domain.errors import SpecError
 from diptych.models.resolve import read_model_shape, resolve_model_dir
+from diptych.performance.mixture_shape import MixtureShape
 from diptych.performance.model_layers import LayerAttention
 from diptych.performance.model_rope import LinearRope, Llama3Rope, Rope, YarnRope
 from diptych.performance.model_shape import parse_model_shape
-from support.tiny_models import TINY, write_config
+from support.tiny_models import TINY, TINY_EXPERTS, write_config
 
 
 def parse(architecture: str = "LlamaForCausalLM", generation: dict[str, Any] | None = None, **overrides: Any):
@@ -35,9 +37,38 @@ def test_sizes_and_parameter_count() -> None:
 
 def test_flops() -> None:
     shape = parse(tie_word_embeddings=True)
-    assert shape.linear_flops(10, 1) == 2 * (10 * 2 * shape.layer_linear_params + 64 * 160)
+    assert shape.linear_flops(10, 1) == 2 * (10 * shape.linear_params + 64 * 160)
     assert shape.attention_flops(3, 5) == 4 * 2 * 64 * (6 + 7 + 8)
     assert parse("MistralForCausalLM", sliding_window=4).attention_flops(3, 5) == 4 * 2 * 64 * 12
+
+
+def mixture(architecture: str = "Qwen3MoeForCausalLM", **overrides: Any):
+    return parse(architecture, **{**TINY_EXPERTS, **overrides})
+
+
+def test_experts() -> None:
+    expected = MixtureShape(experts=8, experts_per_token=3, width=48, normalise=False)
+    assert mixture().mixture == expected
+    assert mixture(num_experts=None, num_local_experts=8).mixture == expected
+    assert mixture(norm_topk_prob=True).mixture == msgspec.structs.replace(expected, normalise=True)
+    assert mixture("MixtralForCausalLM").mixture == msgspec.structs.replace(
+        expected, normalise=True, width=96
+    )
+    assert mixture("Qwen3ForCausalLM").mixture is None
+
+
+def test_layers_without_experts() -> None:
+    shape = mixture(num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3, 9])
+    assert shape.mixture is not None and shape.mixture.dense_layers == (0, 2, 3, 4)
+    assert [shape.mixture_of(layer) is None for layer in range(6)] == [True, False, True, True, True, False]
+
+
+def test_sizes_of_experts() -> None:
+    shape, one = mixture(mlp_only_layers=[0]), 3 * 64 * 48
+    dense = 2 * (64 * 64 * 2 + 64 * 32 * 2) + 3 * 64 * 96
+    assert shape.linear_params == dense + 64 * 8 + 8 * one
+    assert shape.linear_flops(10, 1) == 2 * (10 * (dense + 64 * 8 + 3 * one) + 64 * 160)
+    assert shape.parameters == shape.linear_params + 2 * (2 * 64 + 2 * 16) + 2 * 160 * 64 + 64
 
 
 def test_old_and_new_spellings() -> None:
@@ -121,8 +152,9 @@ def test_float16_is_computed_in_float32() -> None:
     assert parse(dtype="bfloat16").compute_dtype("float32") == "float32"
 
 
-def test_sliding_window_is_mistrals_alone() -> None:
+def test_sliding_window_is_mistrals_and_mixtrals() -> None:
     assert [it.window for it in parse("MistralForCausalLM", sliding_window=9).attention] == [9, 9]
+    assert [it.window for it in mixture("MixtralForCausalLM", sliding_window=9).attention] == [9, 9]
     assert [it.window for it in parse("Qwen2ForCausalLM", sliding_window=9).attention] == [None, None]
     with pytest.raises(SpecError, match="use_sliding_window"):
         parse("Qwen2ForCausalLM", use_sliding_window=True)
@@ -228,6 +260,35 @@ def test_wrong_configs_of_gemma_3_are_named(overrides: dict[str, Any], message: 
 def test_wrong_configs_are_named(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         parse(**overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"num_experts": None}, r"config.json lacks the key 'num_experts'"),
+        ({"num_experts_per_tok": None}, r"config.json lacks the key 'num_experts_per_tok'"),
+        ({"moe_intermediate_size": None}, r"config.json lacks the key 'moe_intermediate_size'"),
+        ({"num_experts_per_tok": 9}, r"9 of 8 experts is impossible; it must be at most 'num_experts'"),
+        ({"num_experts_per_tok": 0}, r"'num_experts_per_tok' must be positive"),
+        ({"num_experts": 0}, r"'num_experts' must be positive"),
+        ({"norm_topk_prob": "yes"}, r"'norm_topk_prob' must be true or false, not 'yes'"),
+        ({"decoder_sparse_step": 0}, r"'decoder_sparse_step' must be positive"),
+        ({"mlp_only_layers": ["one"]}, r"'mlp_only_layers' must be a list of whole numbers"),
+        ({"mlp_only_layers": 3}, r"'mlp_only_layers' must be a list of whole numbers, not 3"),
+        ({"use_sliding_window": True}, r"'use_sliding_window' is not supported; set it to false"),
+    ],
+)
+def test_wrong_mixtures_are_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        mixture(**overrides)
+
+
+def test_rotary_base_of_a_config_that_does_not_say() -> None:
+    assert [it.rope for it in mixture().attention] == [Rope(10_000)] * 2
+    assert [it.rope for it in mixture("MixtralForCausalLM").attention] == [Rope(1_000_000)] * 2
+    nested = {"rope_type": "linear", "factor": 2}
+    stretched = mixture("MixtralForCausalLM", rope_parameters=nested).attention
+    assert [it.rope for it in stretched] == [Rope(1_000_000, LinearRope(factor=2))] * 2
 
 
 def test_unknown_architecture_names_the_supported_ones() -> None:

@@ -18,9 +18,9 @@ from diptych.models.dummy import DummyWeights
 from diptych.models.load import load_decoder
 from diptych.models.registry import FAMILIES
 from diptych.models.resolve import read_model_shape
-from diptych.performance.model_shape import SUPPORTED_ARCHITECTURES
+from diptych.performance.model_shape import SUPPORTED_ARCHITECTURES, ModelShape
 from support.engine_driver import EngineDriver
-from support.tiny_models import write_config
+from support.tiny_models import TINY_EXPERTS, write_config
 
 CPU = torch.device("cpu")
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -29,7 +29,11 @@ UP = "model.layers.1.mlp.up_proj.weight"
 @pytest.fixture
 def tensors(tmp_path: Path) -> dict[str, Tensor]:
     """All tensors of the tiny Llama whose config lies in ``tmp_path``."""
-    shape = read_model_shape(write_config(tmp_path))
+    return tensors_of(read_model_shape(write_config(tmp_path)))
+
+
+def tensors_of(shape: ModelShape) -> dict[str, Tensor]:
+    """All tensors of a model."""
     names = dict(outer_tensors(shape))
     for layer in range(shape.layers):
         names |= FAMILIES[shape.architecture].layer_tensors(shape, layer)
@@ -66,6 +70,24 @@ def test_a_missing_tensor(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     del tensors[UP]
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(SpecError, match=rf"{tmp_path} lacks tensor '{UP}' of shape \[96, 64\]; fetch"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("MixtralForCausalLM", "model.layers.1.block_sparse_moe.experts.5.w2.weight"),
+        ("Qwen3MoeForCausalLM", "model.layers.1.mlp.experts.5.down_proj.weight"),
+    ],
+)
+def test_a_missing_expert(tmp_path: Path, architecture: str, name: str) -> None:
+    shape = read_model_shape(write_config(tmp_path, architecture, **TINY_EXPERTS))
+    tensors = tensors_of(shape)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert load(tmp_path) == ()
+    del tensors[name]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(SpecError, match=rf"lacks tensor '{name}' of shape .*; fetch"):
         load(tmp_path)
 
 
@@ -131,7 +153,8 @@ def test_norms_of_gemma_3_are_stored_less_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", SUPPORTED_ARCHITECTURES)
 def test_every_family_runs_on_dummy_weights(architecture: str, tmp_path: Path) -> None:
     options = NativeOptions(load_format="dummy")
-    driver = EngineDriver(build_native_engine(write_config(tmp_path, architecture), options, total_blocks=16))
+    model_dir = write_config(tmp_path, architecture, **TINY_EXPERTS)
+    driver = EngineDriver(build_native_engine(model_dir, options, total_blocks=16))
     driver.engine.warm_up()
     track = driver.track("r", range(50))
     driver.prefill(track, 20)

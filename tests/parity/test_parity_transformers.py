@@ -18,7 +18,7 @@ from diptych.adapters.native import NativeOptions, build_native_engine
 from diptych.adapters.protocol import EngineAdapter
 from diptych.builtin import builtin_model_dir
 from support.engine_driver import GREEDY, EngineDriver
-from support.tiny_models import save_random_model
+from support.tiny_models import TINY_EXPERTS, save_random_model
 
 Numerics = Literal["invariant", "fast"]
 
@@ -64,6 +64,11 @@ CASES = [
     Case("Gemma3"),
     Case("Gemma3", {"layer_types": None, "num_hidden_layers": 6, "rope_scaling": LINEAR_ROPE}),
     Case("Gemma3", {"head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": False}),
+    Case("Mixtral", {**TINY_EXPERTS, "max_shard": "60KB"}),
+    Case("Mixtral", {**TINY_EXPERTS, "num_experts": 5, "sliding_window": 24, "tie_word_embeddings": True}),
+    Case("Qwen3Moe", {**TINY_EXPERTS, "norm_topk_prob": True, "tie_word_embeddings": True}),
+    Case("Qwen3Moe", {**TINY_EXPERTS, "norm_topk_prob": False, "mlp_only_layers": [0]}),
+    Case("Qwen3Moe", {**TINY_EXPERTS, "norm_topk_prob": True, "decoder_sparse_step": 2}),
 ]
 
 

@@ -16,7 +16,7 @@ from diptych.performance.model_shape import parse_model_shape
 from diptych.performance.model_sizes import ModelSizes
 from diptych.planning.library import load_model, load_model_library
 from support.shared_data import data_file
-from support.tiny_models import TINY
+from support.tiny_models import TINY, TINY_EXPERTS
 
 LIBRARY = load_model_library()
 
@@ -193,8 +193,16 @@ def test_coverage_is_a_share_that_rises(model: ModelSizes, a: int, b: int) -> No
     assert 0 <= model.expert_coverage(low) <= model.expert_coverage(high) <= 1
 
 
-def test_the_built_in_engine_counts_the_same_parameters() -> None:
-    config = {"architectures": ["LlamaForCausalLM"], **TINY}
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [
+        ("LlamaForCausalLM", {}),
+        ("MixtralForCausalLM", TINY_EXPERTS),
+        ("Qwen3MoeForCausalLM", {**TINY_EXPERTS, "mlp_only_layers": [1]}),
+    ],
+)
+def test_the_built_in_engine_counts_the_same_parameters(architecture: str, more: dict[str, Any]) -> None:
+    config = {"architectures": [architecture], **TINY, **more}
     assert parse_model_sizes(config, "t").parameters == parse_model_shape(config, "t").parameters
     assert load_model("builtin").parameters > 0
 

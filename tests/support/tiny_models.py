@@ -21,6 +21,9 @@ TINY: dict[str, Any] = {
 }
 """The sizes that the tiny models share."""
 
+TINY_EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+"""What tiny mixtures have besides; Mixtral's experts are as wide as `intermediate_size`."""
+
 OWN: dict[str, dict[str, Any]] = {
     "Gemma3": {
         "hidden_activation": "gelu_pytorch_tanh",
@@ -29,7 +32,7 @@ OWN: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 24,
     }
 }
-"""What a family needs beside them to differ from the others in so few layers and positions."""
+"""What a family needs beside the shared sizes to differ from the others in so few layers and positions."""
 
 
 def write_config(model_dir: Path, architecture: str = "LlamaForCausalLM", **overrides: Any) -> Path:

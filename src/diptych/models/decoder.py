@@ -1,16 +1,16 @@
-"""The decoder that all supported families share: pre-norm attention and gated MLP, residual around each. What
-they add to the residual may be normed, too.
+"""The decoder that all supported families share: pre-norm attention and MLP or experts, residual around each.
+What they add to the residual may be normed, too.
 
 Knows: the order of operations, merged weights. Does not know: what distinguishes the families (`Family` says
 it), files, requests.
 
 Shapes: T packed tokens, D model width, H query heads, K kv heads, E head width, B blocks, S slots per block,
-I width of the MLP, V vocabulary, R sampled rows, P positions.
+V vocabulary, R sampled rows, P positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,17 +19,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from diptych.kernels.seam import AttentionShape, HeadNorms, Kernels, PackedLinear, Planes, Rotation, Span
-from diptych.models.family import Family, Layer, TensorShapes
+from diptych.models.family import USUAL_EXPERTS, ExpertNames, Family, Layer, TensorShapes
+from diptych.models.feed_forward import build_feed_forward, feed_forward_tensors
 from diptych.models.rotary import rotary_table
+from diptych.models.tensors import FamilyWeights, LayerTensors, TensorSource, merge
 from diptych.performance.model_rope import Rope
 from diptych.performance.model_shape import ModelShape
 
 # ---------------------------------------------------------------- tensor names that all families share
 
 
-def shared_layer_tensors(shape: ModelShape, layer: int) -> TensorShapes:
+def shared_layer_tensors(shape: ModelShape, layer: int, experts: ExpertNames = USUAL_EXPERTS) -> TensorShapes:
     """The tensors that every family has in a layer."""
     prefix, width = f"model.layers.{layer}.", shape.hidden
+    feed_forward = feed_forward_tensors(shape, layer, experts)
     return {
         f"{prefix}input_layernorm.weight": (width,),
         f"{prefix}self_attn.q_proj.weight": (shape.query_width, width),
@@ -37,9 +40,7 @@ def shared_layer_tensors(shape: ModelShape, layer: int) -> TensorShapes:
         f"{prefix}self_attn.v_proj.weight": (shape.kv_width, width),
         f"{prefix}self_attn.o_proj.weight": (width, shape.query_width),
         f"{prefix}post_attention_layernorm.weight": (width,),
-        f"{prefix}mlp.gate_proj.weight": (shape.intermediate, width),
-        f"{prefix}mlp.up_proj.weight": (shape.intermediate, width),
-        f"{prefix}mlp.down_proj.weight": (width, shape.intermediate),
+        **{prefix + name: size for name, size in feed_forward.items()},
     }
 
 
@@ -97,7 +98,6 @@ class Decoder:
         self._norms_after_D = [*(layer.input_norm_D for layer in layers[1:]), norm_D]
         self._head = head
         self._embedding_scale = _rounded(family.embedding_scale(shape), embedding_VD.dtype)
-        self._gate_mul = {"silu": kernels.silu_mul, "gelu": kernels.gelu_mul}[family.activation]
         self._tables = {rope: self._table(rope) for rope in dict.fromkeys(it.rope for it in shape.attention)}
 
     def forward(self, inputs: DecoderInputs, planes: Sequence[Planes]) -> Tensor:
@@ -115,8 +115,8 @@ class Decoder:
             mixed_TD = kernels.linear(mixed_THE.flatten(1), layer.attention_out)
             mixed_TD = self._out(mixed_TD, layer.attention_out_norm_D)
             x_TD, normed_TD = kernels.add_norm(x_TD, mixed_TD, layer.mlp_norm_D, eps)
-            gated_TD = self._out(self._mlp(normed_TD, layer), layer.mlp_out_norm_D)
-            x_TD, normed_TD = kernels.add_norm(x_TD, gated_TD, norm_after_D, eps)
+            mlp_TD = self._out(layer.mlp.forward(normed_TD, kernels), layer.mlp_out_norm_D)
+            x_TD, normed_TD = kernels.add_norm(x_TD, mlp_TD, norm_after_D, eps)
         return normed_TD
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -126,10 +126,6 @@ class Decoder:
     def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
         """See `Kernels.likeliest`."""
         return self._kernels.likeliest(logits_RV)
-
-    def _mlp(self, normed_TD: Tensor, layer: Layer) -> Tensor:
-        gate_up_TI = self._kernels.linear(normed_TD, layer.gate_up)
-        return self._kernels.linear(self._gate_mul(gate_up_TI), layer.down)
 
     def _embed(self, token_ids_T: Tensor) -> Tensor:
         x_TD = functional.embedding(token_ids_T, self._embedding_VD)
@@ -165,59 +161,38 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 # ---------------------------------------------------------------- building
 
 
-class TensorSource:
-    """Where a decoder's tensors come from; one at a time, in the wanted dtype and on the wanted device."""
-
-    def take(self, name: str, expected: tuple[int, ...]) -> Tensor:
-        """The tensor ``name`` of shape ``expected``. Raises `SpecError` if there is no such tensor."""
-        raise NotImplementedError
-
-
 def build_decoder(shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource) -> Decoder:
-    """Load, merge and pack all weights, layer by layer, so that little is in memory twice."""
-    outer = _take(shape, family, source, outer_tensors(shape))
+    """Load, merge and pack all weights, map by map, so that little is in memory twice."""
+    weights = FamilyWeights(source, shape, family)
+    outer = {name: weights.take(name, size) for name, size in outer_tensors(shape).items()}
     embedding_VD = outer["model.embed_tokens.weight"]
-    layers = [_build_layer(shape, family, kernels, source, index) for index in range(shape.layers)]
+    layers = [_build_layer(shape, family, kernels, weights, index) for index in range(shape.layers)]
     head_VD = embedding_VD if shape.tie_embeddings else outer.pop("lm_head.weight")
     norm_D, head = outer["model.norm.weight"], kernels.pack(head_VD)
     return Decoder(shape, family, kernels, embedding_VD, layers, norm_D, head)
 
 
 def _build_layer(
-    shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource, index: int
+    shape: ModelShape, family: Family, kernels: Kernels, weights: TensorSource, index: int
 ) -> Layer:
-    prefix = f"model.layers.{index}."
-    taken = _take(shape, family, source, family.layer_tensors(shape, index))
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in taken.items()}
+    tensors = LayerTensors(weights, f"model.layers.{index}.", family.layer_tensors(shape, index))
     norms = family.norms
     return Layer(
         input_norm_D=tensors["input_layernorm.weight"],
-        qkv=_merge(kernels, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
+        qkv=merge(kernels, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
         head_norms=_head_norms(tensors, shape.rms_eps),
         attention_out=kernels.pack(tensors["self_attn.o_proj.weight"]),
         attention_out_norm_D=_norm(tensors, norms.attention_out),
         mlp_norm_D=tensors[f"{norms.mlp}.weight"],
-        gate_up=_merge(kernels, tensors, ["mlp.gate_proj", "mlp.up_proj"]),
-        down=kernels.pack(tensors["mlp.down_proj.weight"]),
+        mlp=build_feed_forward(shape, index, family, kernels, tensors),
         mlp_out_norm_D=_norm(tensors, norms.mlp_out),
     )
 
 
-def _take(shape: ModelShape, family: Family, source: TensorSource, names: TensorShapes) -> dict[str, Tensor]:
-    return {name: family.weight(shape, name, source.take(name, size)) for name, size in names.items()}
-
-
-def _norm(tensors: dict[str, Tensor], name: str | None) -> Tensor | None:
+def _norm(tensors: Mapping[str, Tensor], name: str | None) -> Tensor | None:
     return None if name is None else tensors[f"{name}.weight"]
 
 
-def _head_norms(tensors: dict[str, Tensor], eps: float) -> HeadNorms | None:
+def _head_norms(tensors: Mapping[str, Tensor], eps: float) -> HeadNorms | None:
     query_E, key_E = tensors.get("self_attn.q_norm.weight"), tensors.get("self_attn.k_norm.weight")
     return None if query_E is None or key_E is None else HeadNorms(query_E, key_E, eps)
-
-
-def _merge(kernels: Kernels, tensors: dict[str, Tensor], names: list[str]) -> PackedLinear:
-    """Several linear maps of one input as one; the parts are dropped from ``tensors``."""
-    weight = torch.cat([tensors.pop(f"{name}.weight") for name in names])
-    biases = [tensors.pop(f"{name}.bias") for name in names if f"{name}.bias" in tensors]
-    return kernels.pack(weight, torch.cat(biases) if biases else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diptych.models.decoder import TensorSource
+from diptych.models.tensors import TensorSource
 
 DRAWN_VALUES = 4_194_301
 """A matrix repeats this many drawn values: drawing is slow, copying is not. A prime, so that rows differ."""

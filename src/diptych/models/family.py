@@ -7,15 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from diptych.kernels.seam import HeadNorms, PackedLinear
+from diptych.kernels.seam import HeadNorms, Kernels, PackedLinear
 from diptych.performance.model_shape import ModelShape
 
 TensorShapes = dict[str, tuple[int, ...]]
 """Tensor name → expected shape."""
+
+Activation = Literal["silu", "gelu"]
+"""Of the gate of an MLP, or of every expert."""
+
+
+class FeedForward(Protocol):
+    """What a layer does to each token by itself."""
+
+    def forward(self, x_TD: Tensor, kernels: Kernels) -> Tensor:
+        """What is added to the residual stream, [T, D]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,9 +41,7 @@ class Layer:
     attention_out_norm_D: Tensor | None
     """On what attention adds to the residual; None: added as it is."""
     mlp_norm_D: Tensor
-    gate_up: PackedLinear
-    """Gate and up projections in one."""
-    down: PackedLinear
+    mlp: FeedForward
     mlp_out_norm_D: Tensor | None
     """As ``attention_out_norm_D``."""
 
@@ -44,6 +53,24 @@ class NormNames:
     mlp: str = "post_attention_layernorm"
     attention_out: str | None = None
     mlp_out: str | None = None
+
+
+class GatedNames(NamedTuple):
+    """What checkpoints call the three maps of a gated MLP."""
+
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+
+class ExpertNames(NamedTuple):
+    """What checkpoints call the experts of a layer: ``<block>gate`` and ``<block>experts.<n>.<map>``."""
+
+    block: str = "mlp."
+    maps: GatedNames = GatedNames()
+
+
+USUAL_EXPERTS = ExpertNames()
 
 
 def as_stored(_shape: ModelShape, _name: str, tensor: Tensor) -> Tensor:
@@ -63,9 +90,10 @@ class Family:
     architecture: str
     layer_tensors: Callable[[ModelShape, int], TensorShapes]
     """Names and shapes of the tensors of one layer."""
+    experts: ExpertNames = USUAL_EXPERTS
+    """Used where a layer has experts."""
     norms: NormNames = NormNames()
-    activation: Literal["silu", "gelu"] = "silu"
-    """Of the gate of the MLP."""
+    activation: Activation = "silu"
     embedding_scale: Callable[[ModelShape], float] = unscaled
     """What embeddings are multiplied by, once rounded to their dtype."""
     weight: Callable[[ModelShape, str, Tensor], Tensor] = as_stored

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diptych.domain.errors import SpecError
-from diptych.models.decoder import TensorSource
+from diptych.models.tensors import TensorSource
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

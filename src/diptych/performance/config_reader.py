@@ -63,6 +63,24 @@ class ConfigReader:
         """A count, which may be zero."""
         return 0 if self.get(key) == 0 else (self.integer(key) if self.get(key) is not None else default)
 
+    def flag(self, key: str) -> bool:
+        """Yes or no; no if the key is not there."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise SpecError(f"{self.source}: {key!r} must be true or false, not {value!r}")
+        return bool(value)
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A list of whole numbers; empty if the key is not there."""
+        value = self.get(key)
+        if value is None:
+            return ()
+        items = cast("list[object]", value) if isinstance(value, list) else [None]
+        numbers = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool))
+        if len(numbers) != len(items):
+            raise SpecError(f"{self.source}: {key!r} must be a list of whole numbers, not {value!r}")
+        return numbers
+
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings; empty if the key is not there."""
         value = self.get(key)

@@ -31,12 +31,14 @@ def parse_layer_attention(config: ConfigReader, architecture: str, layers: int) 
     """
     if architecture == "Gemma3ForCausalLM":
         return _alternating(config, layers)
-    return (LayerAttention(parse_rope(config), _window(config, architecture)),) * layers
+    theta = 1_000_000.0 if architecture == "MixtralForCausalLM" else 10_000.0
+    return (LayerAttention(parse_rope(config, default=theta), _window(config, architecture)),) * layers
 
 
 def _window(config: ConfigReader, architecture: str) -> int | None:
-    """Mistral's own; Qwen configs carry the key but switch it off elsewhere."""
-    if architecture != "MistralForCausalLM" or config.get("sliding_window") is None:
+    """Mistral's and Mixtral's; Qwen configs carry the key but switch it off elsewhere."""
+    windowed = architecture in ("MistralForCausalLM", "MixtralForCausalLM")
+    if not windowed or config.get("sliding_window") is None:
         return None
     return config.integer("sliding_window")
 

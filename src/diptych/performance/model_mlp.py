@@ -36,9 +36,7 @@ def dense(config: ConfigReader, layers: int, *, width_key: str, matrices: int, b
 def mixture(config: ConfigReader, layers: int, *, width_key: str, bias: bool = False) -> FeedForward:
     """Routed experts in every layer but the dense ones, with or without a shared one."""
     hidden, width = config.integer("hidden_size"), config.integer(width_key)
-    experts, each = config.integer(_experts_key(config)), config.integer("num_experts_per_tok")
-    if each > experts:
-        raise SpecError(f"{config.source}: 'num_experts_per_tok' {each} of {experts} experts is impossible")
+    experts, each = routed_experts(config)
     dense_layers = _dense_layers(config, layers)
     sparse = layers - dense_layers
     dense_width = config.integer("intermediate_size", width) if dense_layers else width
@@ -53,9 +51,16 @@ def mixture(config: ConfigReader, layers: int, *, width_key: str, bias: bool = F
     )
 
 
-def _experts_key(config: ConfigReader) -> str:
-    """The spelling that this config uses for the number of routed experts."""
-    return next((key for key in EXPERT_KEYS if config.get(key) is not None), EXPERT_KEYS[0])
+def routed_experts(config: ConfigReader) -> tuple[int, int]:
+    """Routed experts of a layer, in the spelling that this config uses, and how many a token gets."""
+    key = next((key for key in EXPERT_KEYS if config.get(key) is not None), EXPERT_KEYS[0])
+    experts, each = config.integer(key), config.integer("num_experts_per_tok")
+    if each > experts:
+        raise SpecError(
+            f"{config.source}: 'num_experts_per_tok' {each} of {experts} experts is impossible; "
+            f"it must be at most {key!r}"
+        )
+    return experts, each
 
 
 def _shared(config: ConfigReader, hidden: int, width: int) -> int:

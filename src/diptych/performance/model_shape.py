@@ -16,6 +16,7 @@ from diptych.domain.errors import SpecError
 from diptych.domain.ids import TokenId
 from diptych.domain.kv import DTYPE_BYTES, KVLayout
 from diptych.performance.config_reader import ConfigReader
+from diptych.performance.mixture_shape import MixtureShape, mixture_shape
 from diptych.performance.model_layers import LayerAttention, parse_layer_attention
 from diptych.performance.model_rope import longest_context
 
@@ -23,8 +24,10 @@ SUPPORTED_ARCHITECTURES = (
     "Gemma3ForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
+    "MixtralForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
 )
 """Architecture names (`architectures[0]` of config.json) that the built-in engine runs."""
 
@@ -48,6 +51,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     kv_heads: int
     head_dim: int
     intermediate: int
+    mixture: MixtureShape | None = None
+    """The experts that layers have instead of one MLP."""
     vocab: int
     attention: tuple[LayerAttention, ...]
     """One for each layer."""
@@ -83,11 +88,28 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         """Width of all key (or value) heads together."""
         return self.kv_heads * self.head_dim
 
+    def mixture_of(self, layer: int) -> MixtureShape | None:
+        """The experts of a layer; None if it has one MLP."""
+        return None if self.mixture is None or layer in self.mixture.dense_layers else self.mixture
+
     @property
-    def layer_linear_params(self) -> int:
-        """Weights of the linear maps of one layer: q, k, v, output, gate, up, down (no biases)."""
+    def linear_params(self) -> int:
+        """Weights of the linear maps of all layers: q, k, v, output, gate, up, down, routers (no biases)."""
+        return self._linear_params(self.mixture.experts if self.mixture else 0)
+
+    @property
+    def active_linear_params(self) -> int:
+        """Those that one token meets: of the experts only as many as it uses."""
+        return self._linear_params(self.mixture.experts_per_token if self.mixture else 0)
+
+    def _linear_params(self, experts: int) -> int:
         attention = self.hidden * (2 * self.query_width + 2 * self.kv_width)
-        return attention + 3 * self.hidden * self.intermediate
+        dense = 3 * self.hidden * self.intermediate
+        if self.mixture is None:
+            return self.layers * (attention + dense)
+        dense_layers = len(self.mixture.dense_layers)
+        sparse = self.hidden * (self.mixture.experts + 3 * experts * self.mixture.width)
+        return self.layers * attention + dense_layers * dense + (self.layers - dense_layers) * sparse
 
     @property
     def parameters(self) -> int:
@@ -95,7 +117,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         norms = self.layer_norms * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         bias = self.query_width + 2 * self.kv_width if self.qkv_bias else 0
         embeddings = self.vocab * self.hidden * (1 if self.tie_embeddings else 2)
-        return self.layers * (self.layer_linear_params + norms + bias) + embeddings + self.hidden
+        return self.linear_params + self.layers * (norms + bias) + embeddings + self.hidden
 
     def kv_layout(self, block_tokens: int, dtype: str) -> KVLayout:
         """Layout of this model's KV memory in blocks of ``block_tokens`` of ``dtype``."""
@@ -124,7 +146,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     def linear_flops(self, tokens: int, sampled: int) -> int:
         """FLOPs of the linear maps over ``tokens`` tokens and of the LM head over ``sampled`` rows
         (2 per weight and token)."""
-        return 2 * (tokens * self.layers * self.layer_linear_params + sampled * self.hidden * self.vocab)
+        return 2 * (tokens * self.active_linear_params + sampled * self.hidden * self.vocab)
 
     def attention_flops(self, tokens: int, start: int) -> int:
         """FLOPs of causal attention of positions ``[start, start + tokens)`` over all before them
@@ -164,12 +186,13 @@ def parse_model_shape(
         kv_heads=reader.integer("num_key_value_heads", heads),
         head_dim=head_dim,
         intermediate=reader.integer("intermediate_size"),
+        mixture=mixture_shape(reader, architecture, layers),
         vocab=reader.integer("vocab_size"),
         attention=attention,
         rms_eps=reader.number("rms_norm_eps"),
         tie_embeddings=_tie_embeddings(reader, default=gemma),
         qkv_bias=architecture == "Qwen2ForCausalLM",
-        qk_norm=architecture == "Qwen3ForCausalLM" or gemma,
+        qk_norm=architecture in ("Gemma3ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
         layer_norms=4 if gemma else 2,
         query_pre_attn_scalar=reader.integer("query_pre_attn_scalar", 256) if gemma else head_dim,
         max_positions=max(longest_context(layer.rope, positions) for layer in attention),

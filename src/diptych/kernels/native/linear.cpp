@@ -23,9 +23,9 @@ constexpr int kTileIn = 32;
 constexpr int kTileBytes = 1024;
 constexpr int kAhead = 8;                 // tiles that are fetched before they are used, per stream
 constexpr int kSide = 32;                 // rows, and outputs, of a square: four tiles of sums
-constexpr int kDepth = 8;                 // steps of k in a piece: 16 KiB of weight and as much of rows fit in L1
+constexpr int kDepth = 16;                // steps of k in a piece: 32 KiB of weight stay in L1, rows stream past it
 constexpr int kMostSquares = 16;          // of rows in one chunk: their partial sums are 64 KiB
-constexpr int64_t kChunkBytes = 1 << 20;  // of packed rows: half of L2, beside sums and weight
+constexpr int64_t kChunkBytes = 3 << 19;  // of packed rows: three quarters of L2, beside sums and weight
 constexpr int kMostPairs = 4;             // of output blocks in one task: each fetches the next one's weight
 constexpr int64_t kCachedRows = 64;       // outputs of more are written past the caches, which they would flush
 
@@ -195,10 +195,10 @@ void square(const Operands& it, int64_t steps, const float* before, float* after
     _tile_zero(3);
   }
   for (int64_t k = 0; k < steps; ++k) {
-    _tile_loadd(4, it.rows + 2 * k * kTileBytes, 64);
+    _tile_stream_loadd(4, it.rows + 2 * k * kTileBytes, 64);
     _tile_loadd(6, it.weight0 + k * kTileBytes, 64);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, it.rows + (2 * k + 1) * kTileBytes, 64);
+    _tile_stream_loadd(5, it.rows + (2 * k + 1) * kTileBytes, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_loadd(7, it.weight1 + k * kTileBytes, 64);
     _tile_dpbf16ps(1, 4, 7);

@@ -18,6 +18,17 @@ struct alignas(64) Config {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
+constexpr int kMostRows = 16;
+
+struct Configs {
+  Config with[kMostRows + 1];
+
+  Configs() {
+    for (int rows = 1; rows < kMostRows; ++rows)
+      for (int tile = kShortTiles; tile < 8; ++tile) with[rows].rows[tile] = static_cast<uint8_t>(rows);
+  }
+};
+
 }  // namespace
 
 bool allow_tiles() {
@@ -25,9 +36,11 @@ bool allow_tiles() {
   return allowed;
 }
 
-void prepare_tiles() {
-  static const Config config;
-  _tile_loadconfig(&config);
+void prepare_tiles() { prepare_tiles(kMostRows); }
+
+void prepare_tiles(int short_rows) {
+  static const Configs configs;
+  _tile_loadconfig(&configs.with[short_rows]);
 }
 
 }  // namespace diptych

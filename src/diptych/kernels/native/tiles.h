@@ -11,4 +11,8 @@ bool allow_tiles();
 // Configure this thread's tiles. At the start of every task: other libraries configure and release them, too.
 void prepare_tiles();
 
+// The same, but the tiles from kShortTiles on have only this many rows: products with fewer rows take less time.
+constexpr int kShortTiles = 5;
+void prepare_tiles(int short_rows);
+
 }  // namespace diptych
