@@ -63,8 +63,12 @@ def run_alone(engine: EngineAdapter, prompt: list[int], steps: int) -> tuple[lis
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "MixtralForCausalLM"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "MixtralForCausalLM", "Gemma3ForCausalLM"],
+)
 def test_any_schedule_gives_the_same_bits(tmp_path: Path, architecture: str, seed: int) -> None:
+    """Prompts are longer than the window of every second layer of Gemma 3."""
     model_dir, rng = write_config(tmp_path, architecture, **TINY_EXPERTS), random.Random(seed)
     lengths = [1, 6, 40, 75, 100]
     expected = [

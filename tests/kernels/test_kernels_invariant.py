@@ -195,11 +195,21 @@ def test_norm_and_activation_bits_do_not_depend_on_company(width: int, threads: 
     kernels = InvariantKernels(CPU)
     x, weight = torch.randn(70, width), torch.randn(width)
     gate_up = torch.randn(70, 2 * width)
-    norm, gated = kernels.rms_norm(x, weight, 1e-6), kernels.silu_mul(gate_up)
+    norm = kernels.rms_norm(x, weight, 1e-6)
+    silu, gelu = kernels.silu_mul(gate_up), kernels.gelu_mul(gate_up)
     for first, count in [(0, 1), (3, 1), (5, 2), (10, 33), (69, 1)]:
         rows = slice(first, first + count)
         assert torch.equal(kernels.rms_norm(x[rows], weight, 1e-6), norm[rows])
-        assert torch.equal(kernels.silu_mul(gate_up[rows]), gated[rows])
+        assert torch.equal(kernels.silu_mul(gate_up[rows]), silu[rows])
+        assert torch.equal(kernels.gelu_mul(gate_up[rows]), gelu[rows])
+
+
+def test_invariant_activations_agree_with_the_reference() -> None:
+    gate_up = torch.cat((torch.linspace(-60, 60, 999), torch.full((999,), 2.0))).unsqueeze(0)
+    gate_up[0, :2] = torch.tensor([-1e30, 1e30])
+    kernels, reference = InvariantKernels(CPU), ReferenceKernels()
+    torch.testing.assert_close(kernels.silu_mul(gate_up), reference.silu_mul(gate_up), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(kernels.gelu_mul(gate_up), reference.gelu_mul(gate_up), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -54,6 +54,15 @@ def test_heads_of_a_merged_projection(count: int, heads: int, width: int, seed: 
 def test_gated_activation(count: int, width: int, seed: int) -> None:
     x = 8 * _random(seed, count, 2 * width)
     assert _close(native_kernels().silu_mul(x), _torch().silu_mul(x.float()), 0.1)
+    assert _close(native_kernels().gelu_mul(x), _torch().gelu_mul(x.float()), 0.1)
+
+
+def test_activations_of_the_widest_gates() -> None:
+    """Their powers overflow, the result does not."""
+    gate = torch.tensor([3e38, -3e38, 1e20, -1e20, 0.0]).bfloat16()
+    x = torch.cat((gate, torch.ones(5).bfloat16())).unsqueeze(0)
+    for activation in (native_kernels().silu_mul, native_kernels().gelu_mul, _torch().gelu_mul):
+        assert torch.equal(activation(x)[0].clamp(min=-1), gate.clamp(min=0))
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,7 +13,7 @@ from diptych.kernels.fast import FastKernels
 from diptych.kernels.invariant import InvariantKernels
 from diptych.kernels.reference import ReferenceKernels
 from diptych.kernels.seam import Kernels, PackedLinear
-from diptych.models.family import GatedNames
+from diptych.models.family import ExpertNames
 from diptych.models.mixture import Mixture, build_mixture, mixture_tensors
 from diptych.models.tensors import LayerTensors, TensorSource
 from diptych.performance.mixture_shape import MixtureShape
@@ -21,7 +21,7 @@ from support.native_library import native_kernels
 
 CPU = torch.device("cpu")
 HIDDEN = 72
-NAMES = GatedNames()
+NAMES = ExpertNames("moe.")
 IMPLEMENTATIONS: dict[str, tuple[Callable[[], Kernels], torch.dtype]] = {
     "reference": (ReferenceKernels, torch.float32),
     "invariant": (lambda: InvariantKernels(CPU), torch.float32),
@@ -50,11 +50,12 @@ def shape_of(experts: int, each: int, normalise: bool = True) -> MixtureShape:
 
 
 def tensors_of(mixture: MixtureShape, source: TensorSource) -> LayerTensors:
-    return LayerTensors(source, "layer.", mixture_tensors("layer.moe.", NAMES, HIDDEN, mixture))
+    sizes = mixture_tensors(NAMES, HIDDEN, mixture)
+    return LayerTensors(source, "layer.", {f"layer.{name}": size for name, size in sizes.items()})
 
 
 def built(kernels: Kernels, mixture: MixtureShape, dtype: torch.dtype) -> Mixture:
-    return build_mixture(kernels, tensors_of(mixture, Drawn(dtype)), "moe.", NAMES, mixture)
+    return build_mixture(kernels, tensors_of(mixture, Drawn(dtype)), NAMES, mixture, "silu")
 
 
 def rows_of(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -121,7 +122,7 @@ def test_an_expert_without_rows_is_not_computed() -> None:
 def test_experts_are_packed_one_at_a_time() -> None:
     """At most the gate and up of one expert are taken and not yet packed."""
     mixture, source = shape_of(4, 2), Drawn(torch.float32)
-    build_mixture(_Counting(source.log), tensors_of(mixture, source), "moe.", NAMES, mixture)
+    build_mixture(_Counting(source.log), tensors_of(mixture, source), NAMES, mixture, "silu")
     waiting = most = 0
     for entry in source.log:
         waiting = 0 if entry == "pack" else waiting + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from diptych.builtin import builtin_model_dir
 from diptych.domain.errors import SpecError
 from diptych.models.resolve import read_model_shape, resolve_model_dir
 from diptych.performance.mixture_shape import MixtureShape
-from diptych.performance.model_shape import Llama3Rope, parse_model_shape
+from diptych.performance.model_layers import LayerAttention
+from diptych.performance.model_rope import LinearRope, Llama3Rope, Rope, YarnRope
+from diptych.performance.model_shape import parse_model_shape
 from support.tiny_models import TINY, TINY_EXPERTS, write_config
 
 
@@ -71,17 +74,63 @@ def test_sizes_of_experts() -> None:
 def test_old_and_new_spellings() -> None:
     assert parse(torch_dtype="bfloat16").dtype == parse(dtype="bfloat16").dtype == "bfloat16"
     old = parse(rope_theta=5e5, rope_scaling={"type": "default"})
-    assert old.rope_theta == parse(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).rope_theta
-    stretched = {
-        "rope_type": "llama3",
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    expected = Llama3Rope(factor=32, low_freq_factor=1, high_freq_factor=4, original_max_positions=8192)
-    assert parse(rope_scaling=stretched).rope_scaling == expected
-    assert parse(rope_parameters={**stretched, "rope_theta": 5e5}).rope_scaling == expected
+    assert old.attention == parse(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).attention
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (LLAMA3, Llama3Rope(factor=32, low_freq_factor=1, high_freq_factor=4, original_max_positions=8192)),
+        ({"type": "linear", "factor": 8}, LinearRope(factor=8)),
+        (YARN, YarnRope(factor=4, original_max_positions=512, attention_factor=0.1 * log(4) + 1)),
+        (
+            {**YARN, "beta_fast": 16, "beta_slow": 2, "attention_factor": 0.5, "truncate": False},
+            YarnRope(
+                factor=4,
+                original_max_positions=512,
+                beta_fast=16,
+                beta_slow=2,
+                attention_factor=0.5,
+                truncate=False,
+            ),
+        ),
+        (
+            {**YARN, "mscale": 0.5, "mscale_all_dim": 1.0},
+            YarnRope(
+                factor=4,
+                original_max_positions=512,
+                attention_factor=(0.05 * log(4) + 1) / (0.1 * log(4) + 1),
+            ),
+        ),
+    ],
+)
+def test_rope_scaling_in_both_spellings(section: dict[str, Any], expected: Any) -> None:
+    wanted = (Rope(5e5, expected),) * 2
+    assert tuple(it.rope for it in parse(rope_theta=5e5, rope_scaling=section).attention) == wanted
+    new = {**section, "rope_theta": 5e5}
+    assert tuple(it.rope for it in parse(rope_parameters=new).attention) == wanted
+    both = {"rope_type": "default", "rope_theta": 5e5}
+    assert tuple(it.rope for it in parse(rope_parameters=both, rope_scaling=section).attention) == wanted
+
+
+def test_yarn_alone_lengthens_the_context() -> None:
+    """The other types come with the stretched number of positions."""
+    assert parse(rope_scaling=YARN).max_positions == 2048
+    assert parse(rope_scaling={**YARN, "original_max_position_embeddings": None}).max_positions == 2048
+    assert parse(rope_scaling=YARN, original_max_position_embeddings=256).max_positions == 1024
+    assert parse(rope_scaling=YARN, max_position_embeddings=4096).max_positions == 4096
+    assert parse(rope_scaling=LLAMA3).max_positions == 512
+    assert parse(rope_scaling={"rope_type": "linear", "factor": 8.0}).max_positions == 512
 
 
 def test_defaults_follow_from_other_sizes() -> None:
@@ -104,11 +153,77 @@ def test_float16_is_computed_in_float32() -> None:
 
 
 def test_sliding_window_is_mistrals_and_mixtrals() -> None:
-    assert parse("MistralForCausalLM", sliding_window=9).sliding_window == 9
-    assert mixture("MixtralForCausalLM", sliding_window=9).sliding_window == 9
-    assert parse("Qwen2ForCausalLM", sliding_window=9).sliding_window is None
+    assert [it.window for it in parse("MistralForCausalLM", sliding_window=9).attention] == [9, 9]
+    assert [it.window for it in mixture("MixtralForCausalLM", sliding_window=9).attention] == [9, 9]
+    assert [it.window for it in parse("Qwen2ForCausalLM", sliding_window=9).attention] == [None, None]
     with pytest.raises(SpecError, match="use_sliding_window"):
         parse("Qwen2ForCausalLM", use_sliding_window=True)
+
+
+def gemma(**overrides: Any):
+    return parse("Gemma3ForCausalLM", **{"sliding_window": 24, "rope_local_base_freq": 2e4, **overrides})
+
+
+GLOBAL, LOCAL = LayerAttention(Rope(1e6)), LayerAttention(Rope(2e4), 24)
+NESTED = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 3e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+}
+
+
+def test_layers_of_gemma_3_alternate() -> None:
+    assert gemma(layer_types=["full_attention", "sliding_attention"]).attention == (GLOBAL, LOCAL)
+    assert gemma(num_hidden_layers=7).attention == (LOCAL,) * 5 + (GLOBAL, LOCAL)
+    assert gemma(num_hidden_layers=4, sliding_window_pattern=2).attention == (LOCAL, GLOBAL) * 2
+    no_window = gemma(layer_types=["full_attention"] * 2, sliding_window=None)
+    assert no_window.attention == (GLOBAL, GLOBAL)
+
+
+def test_rotary_embedding_of_gemma_3_in_both_spellings() -> None:
+    types = ["sliding_attention", "full_attention"]
+    expected = (LOCAL, LayerAttention(Rope(3e6, LinearRope(factor=8))))
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    assert gemma(layer_types=types, rope_theta=3e6, rope_scaling=scaling).attention == expected
+    new = gemma(layer_types=types, rope_local_base_freq=None, rope_parameters=NESTED)
+    assert new.attention == expected
+    assert new.max_positions == 512
+    default = gemma(layer_types=types, rope_local_base_freq=None)
+    assert [it.rope for it in default.attention] == [Rope(1e4), Rope(1e6)]
+
+
+def test_sizes_of_gemma_3() -> None:
+    shape = gemma()
+    layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 4 * 64 + 32
+    assert shape.parameters == 2 * layer + 160 * 64 + 64, "embeddings are tied where nothing is said"
+    assert not gemma(tie_word_embeddings=False).tie_embeddings
+    assert gemma(head_dim=None).head_dim == 256
+    assert (shape.query_pre_attn_scalar, gemma(query_pre_attn_scalar=168).query_pre_attn_scalar) == (256, 168)
+    types = ["sliding_attention", "full_attention"]
+    assert gemma(sliding_window=4, layer_types=types).attention_flops(3, 5) == 4 * 64 * (12 + 6 + 7 + 8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sliding_window": None}, r"lacks the key 'sliding_window'"),
+        ({"layer_types": ["full_attention"]}, r"'layer_types' has 1 entries for 2 layers"),
+        (
+            {"layer_types": ["full_attention", "mamba"]},
+            r"layer type 'mamba' is not supported \(supported: full",
+        ),
+        ({"layer_types": 3}, r"'layer_types' must be a list of names, not 3"),
+        ({"sliding_window_pattern": 0}, r"'sliding_window_pattern' must be positive"),
+        ({"rope_parameters": {"rope_theta": 1e6}}, r"\(rope_parameters\) lacks the key 'sliding_attention'"),
+        ({"rope_local_base_freq": 0}, r"'rope_local_base_freq' must be greater than 1"),
+        ({"query_pre_attn_scalar": "x"}, r"'query_pre_attn_scalar' must be a number"),
+        ({"hidden_activation": "gelu"}, r"hidden_activation 'gelu' is not .* 'gelu_pytorch_tanh'"),
+        ({"final_logit_softcapping": 30.0}, r"'final_logit_softcapping' is not supported"),
+        ({"use_bidirectional_attention": True}, r"'use_bidirectional_attention' is not supported"),
+    ],
+)
+def test_wrong_configs_of_gemma_3_are_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        gemma(**overrides)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +236,18 @@ def test_sliding_window_is_mistrals_and_mixtrals() -> None:
         ({"hidden_act": "gelu"}, r"hidden_act 'gelu' is not supported"),
         ({"attention_bias": True}, r"'attention_bias' is not supported"),
         ({"quantization_config": {"bits": 4}}, r"'quantization_config' is not supported"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, r"rope_type 'yarn' is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "longrope"}},
+            r"'longrope' is not supported \(supported: default, linear, llama3, yarn\); use a checkpoint",
+        ),
+        ({"rope_scaling": {"rope_type": "yarn"}}, r"\(rope_scaling\) lacks the key 'factor'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, r"'factor' must be at least 1, not 0.5"),
+        ({"rope_scaling": {**YARN, "beta_fast": 1, "beta_slow": 2}}, r"must not be below 'beta_slow' 2"),
+        ({"rope_scaling": {**YARN, "beta_slow": -1}}, r"'beta_slow' must be positive, not -1"),
+        ({"rope_parameters": {**YARN, "attention_factor": 0}}, r"'attention_factor' must be positive"),
+        ({"rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}, r"'partial_rotary_factor' is not"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4}}, r"must be above 'low_freq_factor' 4"),
+        ({"rope_theta": 1}, r"'rope_theta' must be greater than 1, not 1"),
         ({"rope_scaling": {"rope_type": "llama3"}}, r"\(rope_scaling\) lacks the key 'factor'"),
         ({"rope_scaling": 3}, r"'rope_scaling' must be an object"),
         ({"dtype": "int8"}, r"dtype 'int8' is not supported"),
@@ -158,13 +284,16 @@ def test_wrong_mixtures_are_named(overrides: dict[str, Any], message: str) -> No
 
 
 def test_rotary_base_of_a_config_that_does_not_say() -> None:
-    assert mixture().rope_theta == 10_000
-    assert mixture("MixtralForCausalLM").rope_theta == 1_000_000
+    assert [it.rope for it in mixture().attention] == [Rope(10_000)] * 2
+    assert [it.rope for it in mixture("MixtralForCausalLM").attention] == [Rope(1_000_000)] * 2
+    nested = {"rope_type": "linear", "factor": 2}
+    stretched = mixture("MixtralForCausalLM", rope_parameters=nested).attention
+    assert [it.rope for it in stretched] == [Rope(1_000_000, LinearRope(factor=2))] * 2
 
 
 def test_unknown_architecture_names_the_supported_ones() -> None:
     with pytest.raises(
-        SpecError, match=r"'GPT2LMHeadModel' is not supported \(supported: LlamaForCausalLM, .*Qwen3"
+        SpecError, match=r"'GPT2LMHeadModel' is not supported \(supported: Gemma3ForCausalLM, Llama.*Qwen3"
     ):
         parse("GPT2LMHeadModel")
 

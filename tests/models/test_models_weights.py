@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diptych.adapters.native import NativeOptions, build_native_engine
 from diptych.domain.errors import SpecError
 from diptych.kernels.reference import ReferenceKernels
 from diptych.models.decoder import outer_tensors
@@ -18,6 +19,7 @@ from diptych.models.load import load_decoder
 from diptych.models.registry import FAMILIES
 from diptych.models.resolve import read_model_shape
 from diptych.performance.model_shape import SUPPORTED_ARCHITECTURES, ModelShape
+from support.engine_driver import EngineDriver
 from support.tiny_models import TINY_EXPERTS, write_config
 
 CPU = torch.device("cpu")
@@ -134,6 +136,29 @@ def test_a_directory_without_weights(tmp_path: Path) -> None:
     write_config(tmp_path)
     with pytest.raises(SpecError, match=r"holds neither model\.safetensors nor"):
         load(tmp_path)
+
+
+def test_norms_of_gemma_3_are_stored_less_one(tmp_path: Path) -> None:
+    """In bfloat16, sum and scale are rounded once."""
+    shape = read_model_shape(write_config(tmp_path, "Gemma3ForCausalLM"))
+    weight = FAMILIES[shape.architecture].weight
+    stored = torch.tensor([0.0117, -0.3, 2.5]).bfloat16()
+    for name in ("model.norm.weight", "layers.0.pre_feedforward_layernorm.weight", "a.k_norm.weight"):
+        assert torch.equal(weight(shape, name, stored), (1 + stored.float()).bfloat16())
+    ratio = (shape.head_dim / 24) ** 0.5
+    assert torch.equal(weight(shape, "a.q_norm.weight", stored), ((1 + stored.float()) * ratio).bfloat16())
+    assert weight(shape, "model.layers.0.mlp.up_proj.weight", stored) is stored
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED_ARCHITECTURES)
+def test_every_family_runs_on_dummy_weights(architecture: str, tmp_path: Path) -> None:
+    options = NativeOptions(load_format="dummy")
+    model_dir = write_config(tmp_path, architecture, **TINY_EXPERTS)
+    driver = EngineDriver(build_native_engine(model_dir, options, total_blocks=16))
+    driver.engine.warm_up()
+    track = driver.track("r", range(50))
+    driver.prefill(track, 20)
+    assert len(track.output) == 1
 
 
 def test_dummy_weights_are_seeded_and_scaled() -> None:

@@ -34,6 +34,7 @@ FAMILIES = {
     "Qwen2": {},
     "Qwen3": {},
     "Mistral": {},
+    "Gemma3": {},
     "Mixtral": ALL_EXPERTS,
     "Qwen3Moe": ALL_EXPERTS,
 }

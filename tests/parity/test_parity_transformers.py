@@ -30,6 +30,13 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR_ROPE = {"rope_type": "linear", "factor": 8.0}
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,10 @@ CASES = [
     Case("Qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
     Case("Mistral", {"sliding_window": 24}),
     Case("Mistral", {"sliding_window": None, "max_shard": "60KB", "tie_word_embeddings": True}),
+    Case("Qwen3", {"rope_parameters": YARN_ROPE}),
+    Case("Gemma3"),
+    Case("Gemma3", {"layer_types": None, "num_hidden_layers": 6, "rope_scaling": LINEAR_ROPE}),
+    Case("Gemma3", {"head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": False}),
     Case("Mixtral", {**TINY_EXPERTS, "max_shard": "60KB"}),
     Case("Mixtral", {**TINY_EXPERTS, "num_experts": 5, "sliding_window": 24, "tie_word_embeddings": True}),
     Case("Qwen3Moe", {**TINY_EXPERTS, "norm_topk_prob": True, "tie_word_embeddings": True}),

@@ -59,6 +59,11 @@ class Elementwise:
         gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
         return functional.silu(gate_TI) * up_TI
 
+    def gelu_mul(self, gate_up_TI: Tensor) -> Tensor:
+        """See `Kernels.gelu_mul`."""
+        gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
+        return functional.gelu(gate_TI, approximate="tanh") * up_TI
+
     def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
         """See `Kernels.likeliest`. A sum is finite only if every term is."""
         finite_R = logits_RV.sum(-1, dtype=torch.float32).isfinite()

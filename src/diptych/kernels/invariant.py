@@ -20,6 +20,7 @@ Shapes: as in `seam`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import pi
 
 import torch
 from torch import Tensor
@@ -83,6 +84,12 @@ class InvariantKernels(Elementwise):
         and where that tail falls depends on the size of the call and on the threads; its exp does not."""
         gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
         return gate_TI / gate_TI.neg().exp_().add_(1.0) * up_TI
+
+    def gelu_mul(self, gate_up_TI: Tensor) -> Tensor:
+        """See `Kernels.gelu_mul`. As in `silu_mul`: ``(1 + tanh u) / 2`` is ``1 / (1 + exp(-2 u))``."""
+        gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
+        twice_u_TI = (gate_TI + 0.044715 * (gate_TI * gate_TI * gate_TI)) * (8 / pi) ** 0.5
+        return gate_TI / twice_u_TI.neg_().exp_().add_(1.0) * up_TI
 
     def plan_attention(self, spans: tuple[Span, ...], shape: AttentionShape) -> InvariantPlan:
         """See `Kernels.plan_attention`."""

@@ -128,6 +128,10 @@ class Kernels(Protocol):
         """``silu(gate) * up`` of the merged [T, 2I] projection, [T, I]."""
         ...
 
+    def gelu_mul(self, gate_up_TI: Tensor) -> Tensor:
+        """``gelu(gate) * up`` as `silu_mul`, with the tanh form of gelu."""
+        ...
+
     def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
         """Of each row the first id with the highest score, and whether all its scores are finite."""
         ...

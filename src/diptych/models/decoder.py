@@ -1,4 +1,5 @@
 """The decoder that all supported families share: pre-norm attention and MLP or experts, residual around each.
+What they add to the residual may be normed, too.
 
 Knows: the order of operations, merged weights. Does not know: what distinguishes the families (`Family` says
 it), files, requests.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,7 +22,8 @@ from diptych.kernels.seam import AttentionShape, HeadNorms, Kernels, PackedLinea
 from diptych.models.family import USUAL_EXPERTS, ExpertNames, Family, Layer, TensorShapes
 from diptych.models.feed_forward import build_feed_forward, feed_forward_tensors
 from diptych.models.rotary import rotary_table
-from diptych.models.tensors import LayerTensors, TensorSource, merge
+from diptych.models.tensors import FamilyWeights, LayerTensors, TensorSource, merge
+from diptych.performance.model_rope import Rope
 from diptych.performance.model_shape import ModelShape
 
 # ---------------------------------------------------------------- tensor names that all families share
@@ -65,12 +69,21 @@ class DecoderInputs:
     spans: tuple[Span, ...]
 
 
+class _View(NamedTuple):
+    """How one layer attends in one step."""
+
+    rotation: Rotation
+    shape: AttentionShape
+    plan: Any
+
+
 class Decoder:
     """A loaded model. Holds weights only; KV memory is handed in."""
 
     def __init__(
         self,
         shape: ModelShape,
+        family: Family,
         kernels: Kernels,
         embedding_VD: Tensor,
         layers: Sequence[Layer],
@@ -84,24 +97,26 @@ class Decoder:
         self._first_norm_D = layers[0].input_norm_D
         self._norms_after_D = [*(layer.input_norm_D for layer in layers[1:]), norm_D]
         self._head = head
-        cos_PE, sin_PE = rotary_table(shape, embedding_VD.device)
-        self._cos_PE, self._sin_PE = cos_PE.to(embedding_VD.dtype), sin_PE.to(embedding_VD.dtype)
+        self._embedding_scale = _rounded(family.embedding_scale(shape), embedding_VD.dtype)
+        self._tables = {rope: self._table(rope) for rope in dict.fromkeys(it.rope for it in shape.attention)}
 
     def forward(self, inputs: DecoderInputs, planes: Sequence[Planes]) -> Tensor:
         """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V."""
         kernels, eps = self._kernels, self.shape.rms_eps
-        x_TD = functional.embedding(inputs.token_ids_T, self._embedding_VD)
-        rotation = Rotation(self._cos_PE[inputs.positions_T], self._sin_PE[inputs.positions_T])
-        shape = self._attention_shape(planes[0].k_BKSE.shape[2])
-        plan = kernels.plan_attention(inputs.spans, shape)
+        x_TD = self._embed(inputs.token_ids_T)
+        views = self._views(inputs, planes[0].k_BKSE.shape[2])
         normed_TD = kernels.rms_norm(x_TD, self._first_norm_D, eps)
-        for layer, memory, norm_after_D in zip(self._layers, planes, self._norms_after_D, strict=True):
+        for layer, view, memory, norm_after_D in zip(
+            self._layers, views, planes, self._norms_after_D, strict=True
+        ):
             qkv_TN = kernels.linear(normed_TD, layer.qkv)
-            q_THE = kernels.place(qkv_TN, layer.head_norms, rotation, memory, inputs.slots_T, shape)
-            mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, plan)
+            q_THE = kernels.place(qkv_TN, layer.head_norms, view.rotation, memory, inputs.slots_T, view.shape)
+            mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, view.plan)
             mixed_TD = kernels.linear(mixed_THE.flatten(1), layer.attention_out)
+            mixed_TD = self._out(mixed_TD, layer.attention_out_norm_D)
             x_TD, normed_TD = kernels.add_norm(x_TD, mixed_TD, layer.mlp_norm_D, eps)
-            x_TD, normed_TD = kernels.add_norm(x_TD, layer.mlp.forward(normed_TD, kernels), norm_after_D, eps)
+            mlp_TD = self._out(layer.mlp.forward(normed_TD, kernels), layer.mlp_out_norm_D)
+            x_TD, normed_TD = kernels.add_norm(x_TD, mlp_TD, norm_after_D, eps)
         return normed_TD
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -112,9 +127,35 @@ class Decoder:
         """See `Kernels.likeliest`."""
         return self._kernels.likeliest(logits_RV)
 
-    def _attention_shape(self, block_tokens: int) -> AttentionShape:
-        shape = self.shape
-        return AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, block_tokens, shape.sliding_window)
+    def _embed(self, token_ids_T: Tensor) -> Tensor:
+        x_TD = functional.embedding(token_ids_T, self._embedding_VD)
+        return x_TD if self._embedding_scale == 1.0 else x_TD * self._embedding_scale
+
+    def _out(self, x_TD: Tensor, norm_D: Tensor | None) -> Tensor:
+        """What is added to the residual: normed, if the layer has a norm for it."""
+        return x_TD if norm_D is None else self._kernels.rms_norm(x_TD, norm_D, self.shape.rms_eps)
+
+    def _views(self, inputs: DecoderInputs, block_tokens: int) -> list[_View]:
+        """For each layer; layers that turn alike share a rotation, layers with one window a plan."""
+        shape, at_T = self.shape, inputs.positions_T
+        rotations = {rope: Rotation(cos[at_T], sin[at_T]) for rope, (cos, sin) in self._tables.items()}
+        shapes = {
+            window: AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, block_tokens, window)
+            for window in dict.fromkeys(layer.window for layer in shape.attention)
+        }
+        plans = {window: self._kernels.plan_attention(inputs.spans, it) for window, it in shapes.items()}
+        return [
+            _View(rotations[layer.rope], shapes[layer.window], plans[layer.window])
+            for layer in shape.attention
+        ]
+
+    def _table(self, rope: Rope) -> tuple[Tensor, Tensor]:
+        dtype, device = self._embedding_VD.dtype, self._embedding_VD.device
+        return rotary_table(rope, self.shape.head_dim, self.shape.max_positions, dtype=dtype, device=device)
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=dtype).item()
 
 
 # ---------------------------------------------------------------- building
@@ -122,25 +163,34 @@ class Decoder:
 
 def build_decoder(shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource) -> Decoder:
     """Load, merge and pack all weights, map by map, so that little is in memory twice."""
-    outer = {name: source.take(name, size) for name, size in outer_tensors(shape).items()}
+    weights = FamilyWeights(source, shape, family)
+    outer = {name: weights.take(name, size) for name, size in outer_tensors(shape).items()}
     embedding_VD = outer["model.embed_tokens.weight"]
-    layers = [_build_layer(shape, family, kernels, source, index) for index in range(shape.layers)]
+    layers = [_build_layer(shape, family, kernels, weights, index) for index in range(shape.layers)]
     head_VD = embedding_VD if shape.tie_embeddings else outer.pop("lm_head.weight")
-    return Decoder(shape, kernels, embedding_VD, layers, outer["model.norm.weight"], kernels.pack(head_VD))
+    norm_D, head = outer["model.norm.weight"], kernels.pack(head_VD)
+    return Decoder(shape, family, kernels, embedding_VD, layers, norm_D, head)
 
 
 def _build_layer(
-    shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource, index: int
+    shape: ModelShape, family: Family, kernels: Kernels, weights: TensorSource, index: int
 ) -> Layer:
-    tensors = LayerTensors(source, f"model.layers.{index}.", family.layer_tensors(shape, index))
+    tensors = LayerTensors(weights, f"model.layers.{index}.", family.layer_tensors(shape, index))
+    norms = family.norms
     return Layer(
         input_norm_D=tensors["input_layernorm.weight"],
         qkv=merge(kernels, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
         head_norms=_head_norms(tensors, shape.rms_eps),
         attention_out=kernels.pack(tensors["self_attn.o_proj.weight"]),
-        mlp_norm_D=tensors["post_attention_layernorm.weight"],
-        mlp=build_feed_forward(shape, index, family.experts, kernels, tensors),
+        attention_out_norm_D=_norm(tensors, norms.attention_out),
+        mlp_norm_D=tensors[f"{norms.mlp}.weight"],
+        mlp=build_feed_forward(shape, index, family, kernels, tensors),
+        mlp_out_norm_D=_norm(tensors, norms.mlp_out),
     )
+
+
+def _norm(tensors: Mapping[str, Tensor], name: str | None) -> Tensor | None:
+    return None if name is None else tensors[f"{name}.weight"]
 
 
 def _head_norms(tensors: Mapping[str, Tensor], eps: float) -> HeadNorms | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from diptych.performance.model_shape import ModelShape
 
 TensorShapes = dict[str, tuple[int, ...]]
 """Tensor name → expected shape."""
+
+Activation = Literal["silu", "gelu"]
+"""Of the gate of an MLP, or of every expert."""
 
 
 class FeedForward(Protocol):
@@ -35,8 +38,21 @@ class Layer:
     """Query, key and value projections in one: rows of q, then k, then v."""
     head_norms: HeadNorms | None
     attention_out: PackedLinear
+    attention_out_norm_D: Tensor | None
+    """On what attention adds to the residual; None: added as it is."""
     mlp_norm_D: Tensor
     mlp: FeedForward
+    mlp_out_norm_D: Tensor | None
+    """As ``attention_out_norm_D``."""
+
+
+@dataclass(frozen=True)
+class NormNames:
+    """Which tensor of a layer is which norm."""
+
+    mlp: str = "post_attention_layernorm"
+    attention_out: str | None = None
+    mlp_out: str | None = None
 
 
 class GatedNames(NamedTuple):
@@ -57,6 +73,16 @@ class ExpertNames(NamedTuple):
 USUAL_EXPERTS = ExpertNames()
 
 
+def as_stored(_shape: ModelShape, _name: str, tensor: Tensor) -> Tensor:
+    """Most checkpoints hold what the formulas say."""
+    return tensor
+
+
+def unscaled(_shape: ModelShape) -> float:
+    """Most models take embeddings as they are."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture of the registry."""
@@ -66,3 +92,9 @@ class Family:
     """Names and shapes of the tensors of one layer."""
     experts: ExpertNames = USUAL_EXPERTS
     """Used where a layer has experts."""
+    norms: NormNames = NormNames()
+    activation: Activation = "silu"
+    embedding_scale: Callable[[ModelShape], float] = unscaled
+    """What embeddings are multiplied by, once rounded to their dtype."""
+    weight: Callable[[ModelShape, str, Tensor], Tensor] = as_stored
+    """From the tensor under a name in a checkpoint to the weight that the shared operations expect."""

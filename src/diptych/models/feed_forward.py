@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from diptych.kernels.seam import Kernels
-from diptych.models.family import ExpertNames, FeedForward, GatedNames, TensorShapes
+from diptych.models.family import ExpertNames, Family, FeedForward, GatedNames, TensorShapes
 from diptych.models.mixture import build_mixture, mixture_tensors
 from diptych.models.mlp import build_gated, gated_tensors
 from diptych.performance.model_shape import ModelShape
@@ -24,14 +24,14 @@ def feed_forward_tensors(shape: ModelShape, layer: int, experts: ExpertNames) ->
     mixture = shape.mixture_of(layer)
     if mixture is None:
         return gated_tensors(DENSE, GatedNames(), shape.hidden, shape.intermediate)
-    return mixture_tensors(experts.block, experts.maps, shape.hidden, mixture)
+    return mixture_tensors(experts, shape.hidden, mixture)
 
 
 def build_feed_forward(
-    shape: ModelShape, layer: int, experts: ExpertNames, kernels: Kernels, tensors: Mapping[str, Tensor]
+    shape: ModelShape, layer: int, family: Family, kernels: Kernels, tensors: Mapping[str, Tensor]
 ) -> FeedForward:
     """Pack what `feed_forward_tensors` names."""
     mixture = shape.mixture_of(layer)
     if mixture is None:
-        return build_gated(kernels, tensors, DENSE, GatedNames())
-    return build_mixture(kernels, tensors, experts.block, experts.maps, mixture)
+        return build_gated(kernels, tensors, DENSE, GatedNames(), family.activation)
+    return build_mixture(kernels, tensors, family.experts, mixture, family.activation)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diptych.kernels.seam import Kernels, PackedLinear
-from diptych.models.family import GatedNames, TensorShapes
+from diptych.models.family import Activation, ExpertNames, TensorShapes
 from diptych.models.mlp import GatedMlp, build_gated, gated_tensors
 from diptych.performance.mixture_shape import MixtureShape
 
@@ -61,22 +61,26 @@ def _weighted_sum(done_RD: Tensor, place_TK: Tensor, weights_TK: Tensor) -> Tens
     return total_TD
 
 
-def mixture_tensors(prefix: str, names: GatedNames, hidden: int, mixture: MixtureShape) -> TensorShapes:
+def mixture_tensors(names: ExpertNames, hidden: int, mixture: MixtureShape) -> TensorShapes:
     """Names and shapes of the tensors of one layer's router and experts."""
-    shapes: TensorShapes = {f"{prefix}gate.weight": (mixture.experts, hidden)}
+    shapes: TensorShapes = {f"{names.block}gate.weight": (mixture.experts, hidden)}
     for expert in range(mixture.experts):
-        shapes |= gated_tensors(f"{prefix}experts.{expert}.", names, hidden, mixture.width)
+        shapes |= gated_tensors(f"{names.block}experts.{expert}.", names.maps, hidden, mixture.width)
     return shapes
 
 
 def build_mixture(
-    kernels: Kernels, tensors: Mapping[str, Tensor], prefix: str, names: GatedNames, mixture: MixtureShape
+    kernels: Kernels,
+    tensors: Mapping[str, Tensor],
+    names: ExpertNames,
+    mixture: MixtureShape,
+    activation: Activation,
 ) -> Mixture:
     """Merge and pack the tensors that `mixture_tensors` names, one expert at a time."""
     return Mixture(
-        router=kernels.pack(tensors[f"{prefix}gate.weight"]),
+        router=kernels.pack(tensors[f"{names.block}gate.weight"]),
         experts=tuple(
-            build_gated(kernels, tensors, f"{prefix}experts.{expert}.", names)
+            build_gated(kernels, tensors, f"{names.block}experts.{expert}.", names.maps, activation)
             for expert in range(mixture.experts)
         ),
         experts_per_token=mixture.experts_per_token,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diptych.kernels.seam import Kernels, PackedLinear
-from diptych.models.family import GatedNames, TensorShapes
+from diptych.models.family import Activation, GatedNames, TensorShapes
 from diptych.models.tensors import merge
 
 
@@ -24,11 +24,12 @@ class GatedMlp:
     gate_up: PackedLinear
     """Gate and up projections in one."""
     down: PackedLinear
+    activation: Activation
 
     def forward(self, x_TD: Tensor, kernels: Kernels) -> Tensor:
         """See `FeedForward.forward`."""
-        gate_up_TI = kernels.linear(x_TD, self.gate_up)
-        return kernels.linear(kernels.silu_mul(gate_up_TI), self.down)
+        gate_mul = {"silu": kernels.silu_mul, "gelu": kernels.gelu_mul}[self.activation]
+        return kernels.linear(gate_mul(kernels.linear(x_TD, self.gate_up)), self.down)
 
 
 def gated_tensors(prefix: str, names: GatedNames, hidden: int, width: int) -> TensorShapes:
@@ -40,9 +41,12 @@ def gated_tensors(prefix: str, names: GatedNames, hidden: int, width: int) -> Te
     }
 
 
-def build_gated(kernels: Kernels, tensors: Mapping[str, Tensor], prefix: str, names: GatedNames) -> GatedMlp:
+def build_gated(
+    kernels: Kernels, tensors: Mapping[str, Tensor], prefix: str, names: GatedNames, activation: Activation
+) -> GatedMlp:
     """Merge and pack the tensors that `gated_tensors` names."""
     return GatedMlp(
         gate_up=merge(kernels, tensors, [prefix + names.gate, prefix + names.up]),
         down=kernels.pack(tensors[f"{prefix}{names.down}.weight"]),
+        activation=activation,
     )

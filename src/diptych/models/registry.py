@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diptych.models.family import Family
+from diptych.models.gemma3 import GEMMA3
 from diptych.models.llama import LLAMA
 from diptych.models.mistral import MISTRAL
 from diptych.models.mixtral import MIXTRAL
@@ -11,5 +12,5 @@ from diptych.models.qwen3 import QWEN3
 from diptych.models.qwen3_moe import QWEN3_MOE
 
 FAMILIES: dict[str, Family] = {
-    family.architecture: family for family in (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN3_MOE)
+    family.architecture: family for family in (GEMMA3, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN3_MOE)
 }

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diptych.kernels.seam import Kernels, PackedLinear
-from diptych.models.family import TensorShapes
+from diptych.models.family import Family, TensorShapes
+from diptych.performance.model_shape import ModelShape
 
 
 class TensorSource:
@@ -20,6 +21,19 @@ class TensorSource:
     def take(self, name: str, expected: tuple[int, ...]) -> Tensor:
         """The tensor ``name`` of shape ``expected``. Raises `SpecError` if there is no such tensor."""
         raise NotImplementedError
+
+
+class FamilyWeights(TensorSource):
+    """The tensors of another source, made what the shared operations expect."""
+
+    def __init__(self, source: TensorSource, shape: ModelShape, family: Family) -> None:
+        self._source = source
+        self._shape = shape
+        self._family = family
+
+    def take(self, name: str, expected: tuple[int, ...]) -> Tensor:
+        """See `TensorSource.take`."""
+        return self._family.weight(self._shape, name, self._source.take(name, expected))
 
 
 class LayerTensors(Mapping[str, Tensor]):

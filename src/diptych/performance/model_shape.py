@@ -6,6 +6,7 @@ know: files (it is handed a parsed dictionary), tensors, hardware.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import cast
 
@@ -16,8 +17,11 @@ from diptych.domain.ids import TokenId
 from diptych.domain.kv import DTYPE_BYTES, KVLayout
 from diptych.performance.config_reader import ConfigReader
 from diptych.performance.mixture_shape import MixtureShape, mixture_shape
+from diptych.performance.model_layers import LayerAttention, parse_layer_attention
+from diptych.performance.model_rope import longest_context
 
 SUPPORTED_ARCHITECTURES = (
+    "Gemma3ForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "MixtralForCausalLM",
@@ -27,14 +31,14 @@ SUPPORTED_ARCHITECTURES = (
 )
 """Architecture names (`architectures[0]` of config.json) that the built-in engine runs."""
 
-
-class Llama3Rope(msgspec.Struct, frozen=True, kw_only=True):
-    """Llama 3.1's stretching of low rotary frequencies (`rope_type: llama3`)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
+UNSUPPORTED_OPTIONS = (
+    "attention_bias",
+    "mlp_bias",
+    "quantization_config",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "use_bidirectional_attention",
+)
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,14 +54,16 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     mixture: MixtureShape | None = None
     """The experts that layers have instead of one MLP."""
     vocab: int
-    rope_theta: float
-    rope_scaling: Llama3Rope | None = None
+    attention: tuple[LayerAttention, ...]
+    """One for each layer."""
     rms_eps: float
     tie_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
-    sliding_window: int | None = None
-    """A token sees this many positions, its own included; None: all before it."""
+    layer_norms: int = 2
+    """Norms of the width of the model in a layer."""
+    query_pre_attn_scalar: int
+    """Scores are divided by its root; the head width in all families but one."""
     max_positions: int
     dtype: str
     """As stored in the checkpoint: 'float32', 'bfloat16' or 'float16'."""
@@ -108,7 +114,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parameters(self) -> int:
         """All parameters; tied embeddings count once."""
-        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        norms = self.layer_norms * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         bias = self.query_width + 2 * self.kv_width if self.qkv_bias else 0
         embeddings = self.vocab * self.hidden * (1 if self.tie_embeddings else 2)
         return self.linear_params + self.layers * (norms + bias) + embeddings + self.hidden
@@ -145,8 +151,13 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     def attention_flops(self, tokens: int, start: int) -> int:
         """FLOPs of causal attention of positions ``[start, start + tokens)`` over all before them
         (QKᵀ and PV, 2 per multiply-add; a sliding window bounds what each sees)."""
-        seen = sum(min(p + 1, self.sliding_window or p + 1) for p in range(start, start + tokens))
-        return 4 * self.layers * self.query_width * seen
+        layers = Counter(layer.window for layer in self.attention)
+        seen = sum(
+            count * min(position + 1, window or position + 1)
+            for window, count in layers.items()
+            for position in range(start, start + tokens)
+        )
+        return 4 * self.query_width * seen
 
 
 def parse_model_shape(
@@ -163,25 +174,28 @@ def parse_model_shape(
     architecture = _architecture(reader)
     _refuse_unsupported(reader, architecture)
     heads, hidden = reader.integer("num_attention_heads"), reader.integer("hidden_size")
-    layers = reader.integer("num_hidden_layers")
+    layers, positions = reader.integer("num_hidden_layers"), reader.integer("max_position_embeddings")
+    attention = parse_layer_attention(reader, architecture, layers)
+    gemma = architecture == "Gemma3ForCausalLM"
+    head_dim = reader.integer("head_dim", 256 if gemma else hidden // heads)
     return ModelShape(
         architecture=architecture,
         layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=reader.integer("num_key_value_heads", heads),
-        head_dim=reader.integer("head_dim", hidden // heads),
+        head_dim=head_dim,
         intermediate=reader.integer("intermediate_size"),
         mixture=mixture_shape(reader, architecture, layers),
         vocab=reader.integer("vocab_size"),
-        rope_theta=_rope_theta(reader, architecture),
-        rope_scaling=_rope_scaling(reader),
+        attention=attention,
         rms_eps=reader.number("rms_norm_eps"),
-        tie_embeddings=bool(reader.get("tie_word_embeddings") or False),
+        tie_embeddings=_tie_embeddings(reader, default=gemma),
         qkv_bias=architecture == "Qwen2ForCausalLM",
-        qk_norm=architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
-        sliding_window=_sliding_window(reader, architecture),
-        max_positions=reader.integer("max_position_embeddings"),
+        qk_norm=architecture in ("Gemma3ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        layer_norms=4 if gemma else 2,
+        query_pre_attn_scalar=reader.integer("query_pre_attn_scalar", 256) if gemma else head_dim,
+        max_positions=max(longest_context(layer.rope, positions) for layer in attention),
         dtype=_dtype(reader),
         eos_token_ids=_eos_ids(generation or {}) or _eos_ids(config),
     )
@@ -200,48 +214,21 @@ def _architecture(reader: ConfigReader) -> str:
 
 def _refuse_unsupported(reader: ConfigReader, architecture: str) -> None:
     """Options that would silently change the result if they were ignored."""
-    activation = reader.get("hidden_act")
-    if activation not in (None, "silu"):
-        raise SpecError(f"{reader.source}: hidden_act {activation!r} is not supported (supported: 'silu')")
-    for key in ("attention_bias", "mlp_bias", "quantization_config"):
+    gemma = architecture == "Gemma3ForCausalLM"
+    key, wanted = ("hidden_activation", "gelu_pytorch_tanh") if gemma else ("hidden_act", "silu")
+    activation = reader.get(key)
+    if activation not in (None, wanted):
+        raise SpecError(f"{reader.source}: {key} {activation!r} is not supported (supported: {wanted!r})")
+    for key in UNSUPPORTED_OPTIONS:
         if reader.get(key):
             raise SpecError(f"{reader.source}: {key!r} is not supported; use a checkpoint without it")
     if architecture.startswith("Qwen") and reader.get("use_sliding_window"):
         raise SpecError(f"{reader.source}: 'use_sliding_window' is not supported; set it to false")
 
 
-def _rope_theta(reader: ConfigReader, architecture: str) -> float:
-    """`rope_theta`, at the top level (older configs) or inside `rope_parameters`."""
-    default = 1_000_000.0 if architecture == "MixtralForCausalLM" else 10_000.0
-    nested = reader.section("rope_parameters")
-    if nested is not None and nested.get("rope_theta") is not None:
-        return nested.number("rope_theta")
-    return reader.number("rope_theta", default)
-
-
-def _rope_scaling(reader: ConfigReader) -> Llama3Rope | None:
-    section = reader.section("rope_parameters") or reader.section("rope_scaling")
-    if section is None:
-        return None
-    kind = section.get("rope_type") or section.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise SpecError(f"{section.source}: rope_type {kind!r} is not supported (supported: default, llama3)")
-    return Llama3Rope(
-        factor=section.number("factor"),
-        low_freq_factor=section.number("low_freq_factor"),
-        high_freq_factor=section.number("high_freq_factor"),
-        original_max_positions=section.integer("original_max_position_embeddings"),
-    )
-
-
-def _sliding_window(reader: ConfigReader, architecture: str) -> int | None:
-    """Mistral's and Mixtral's; Qwen configs carry the key but switch it off elsewhere."""
-    windowed = architecture in ("MistralForCausalLM", "MixtralForCausalLM")
-    if not windowed or reader.get("sliding_window") is None:
-        return None
-    return reader.integer("sliding_window")
+def _tie_embeddings(reader: ConfigReader, *, default: bool) -> bool:
+    tied = reader.get("tie_word_embeddings")
+    return default if tied is None else bool(tied)
 
 
 def _dtype(reader: ConfigReader) -> str:

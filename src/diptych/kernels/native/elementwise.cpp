@@ -53,6 +53,25 @@ void rotate(const bf16* source, const bf16* cosine, const bf16* sine, int64_t ha
   }
 }
 
+// gate · σ(argument(gate)) · up of [rows, 2·width]; the gate is rounded before the product with up.
+template <typename F>
+void gate_mul(const bf16* x, int64_t rows, int64_t width, bf16* out, F&& argument) {
+  by_rows(rows, 2 * width, [&](int64_t row) {
+    const bf16* gate = x + row * 2 * width;
+    for (int64_t i = 0; i < width; i += 16) {
+      const __mmask16 there = mask_of(width - i);
+      const __m512 g = load_bf16(gate + i, there), up = load_bf16(gate + width + i, there);
+      // σ(a) = 1 / (1 + e^−a) from e^−|a|, which never overflows.
+      const __m512 a = argument(g);
+      const __m512 e = exp_negative(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(a)));
+      const __m512 one = _mm512_set1_ps(1.0f);
+      const __mmask16 negative = _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ);
+      const __m512 share = _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
+      store_bf16(out + row * width + i, _mm512_mul_ps(rounded(_mm512_mul_ps(g, share)), up), there);
+    }
+  });
+}
+
 // bfloat16 as whole numbers in the same order; both zeros are one number.
 __m512i ordered(__m512i raw) {
   const __m512i folded = _mm512_xor_si512(raw, _mm512_srli_epi16(_mm512_srai_epi16(raw, 15), 1));
@@ -145,20 +164,16 @@ extern "C" void dp_place(const uint16_t* qkv, int64_t rows, int64_t stride, int6
   });
 }
 
-// silu(gate) · up of [rows, 2·width]; silu is rounded before the product.
+// silu(gate) · up of [rows, 2·width].
 extern "C" void dp_silu_mul(const uint16_t* x, int64_t rows, int64_t width, uint16_t* out) {
-  by_rows(rows, 2 * width, [&](int64_t row) {
-    const bf16* gate = x + row * 2 * width;
-    for (int64_t i = 0; i < width; i += 16) {
-      const __mmask16 there = mask_of(width - i);
-      const __m512 g = load_bf16(gate + i, there), up = load_bf16(gate + width + i, there);
-      // 1 / (1 + e^−g) from e^−|g|, which never overflows.
-      const __m512 e = exp_negative(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(g)));
-      const __m512 one = _mm512_set1_ps(1.0f);
-      const __mmask16 negative = _mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_LT_OQ);
-      const __m512 share = _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
-      store_bf16(out + row * width + i, _mm512_mul_ps(rounded(_mm512_mul_ps(g, share)), up), there);
-    }
+  gate_mul(x, rows, width, out, [](__m512 g) { return g; });
+}
+
+// gelu(gate) · up of [rows, 2·width] with the tanh form of gelu: ½ (1 + tanh u) = 1 / (1 + e^−2u).
+extern "C" void dp_gelu_mul(const uint16_t* x, int64_t rows, int64_t width, uint16_t* out) {
+  gate_mul(x, rows, width, out, [](__m512 g) {
+    const __m512 cubic = _mm512_mul_ps(_mm512_set1_ps(0.044715f), _mm512_mul_ps(g, _mm512_mul_ps(g, g)));
+    return _mm512_mul_ps(_mm512_set1_ps(1.5957691216f), _mm512_add_ps(g, cubic));  // 2 √(2/π)
   });
 }
 

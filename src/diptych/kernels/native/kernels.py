@@ -10,6 +10,7 @@ Shapes: as in `seam`.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -155,11 +156,11 @@ class NativeKernels:
 
     def silu_mul(self, gate_up_TI: Tensor) -> Tensor:
         """See `Kernels.silu_mul`."""
-        gate_up_TI = _bf16(gate_up_TI).contiguous()
-        rows, width = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
-        out_TI = torch.empty((rows, width), dtype=torch.bfloat16)
-        self._call.dp_silu_mul(gate_up_TI.data_ptr(), rows, width, out_TI.data_ptr())
-        return out_TI
+        return _gated(self._call.dp_silu_mul, gate_up_TI)
+
+    def gelu_mul(self, gate_up_TI: Tensor) -> Tensor:
+        """See `Kernels.gelu_mul`."""
+        return _gated(self._call.dp_gelu_mul, gate_up_TI)
 
     def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
         """See `Kernels.likeliest`. A NaN may be the highest: who asks looks at the second answer first."""
@@ -214,6 +215,14 @@ class NativeKernels:
             shape.window or 0,
         )
         return out_THE
+
+
+def _gated(gate_mul: Callable[[int, int, int, int], None], gate_up_TI: Tensor) -> Tensor:
+    gate_up_TI = _bf16(gate_up_TI).contiguous()
+    rows, width = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
+    out_TI = torch.empty((rows, width), dtype=torch.bfloat16)
+    gate_mul(gate_up_TI.data_ptr(), rows, width, out_TI.data_ptr())
+    return out_TI
 
 
 def _bf16(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from diptych.kernels.native.build import LIBRARY
 SWITCH = "DIPTYCH_KERNELS"
 """``torch`` turns native kernels off."""
 
-VERSION = 2
+VERSION = 3
 """Of the signatures below; the library says its own."""
 
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "amx_tile", "amx_bf16", "fma")
@@ -34,6 +34,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dp_add_norm": (None, (_P, _P, _L, _L, _P, _F, _P, _P)),
     "dp_place": (None, (_P, *(_L,) * 5, _P, _P, _F, _P, _P, _P, _L, _P, _P, _P)),
     "dp_silu_mul": (None, (_P, _L, _L, _P)),
+    "dp_gelu_mul": (None, (_P, _L, _L, _P)),
     "dp_likeliest": (None, (_P, _L, _L, _P, _P)),
 }
 
