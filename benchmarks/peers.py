@@ -12,6 +12,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,10 +106,9 @@ def vllm(threads: int) -> Steps:
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}" if threads > 1 else "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
-
-    engine = LLMEngine.from_engine_args(
-        EngineArgs(
+    peer: Any = import_module("vllm")
+    engine = peer.LLMEngine.from_engine_args(
+        peer.EngineArgs(
             model=str(SHAPE),
             load_format="dummy",
             skip_tokenizer_init=True,
@@ -122,8 +122,10 @@ def vllm(threads: int) -> Steps:
 
     class Engine:
         def add(self, name: str, tokens: int, outputs: int) -> None:
-            params = SamplingParams(temperature=0.0, max_tokens=outputs, ignore_eos=True, detokenize=False)
-            engine.add_request(name, TokensPrompt(prompt_token_ids=_prompt(tokens)), params)
+            params = peer.SamplingParams(
+                temperature=0.0, max_tokens=outputs, ignore_eos=True, detokenize=False
+            )
+            engine.add_request(name, peer.TokensPrompt(prompt_token_ids=_prompt(tokens)), params)
 
         def step(self) -> dict[str, int]:
             return {it.request_id: len(it.outputs[0].token_ids) for it in engine.step()}
@@ -136,10 +138,11 @@ def vllm(threads: int) -> Steps:
 
 def openvino(threads: int) -> Steps:
     """Its continuous batching, in bfloat16, on weights exported from the same shape."""
-    import openvino
-    import openvino_genai
+    import numpy
 
-    scheduler = openvino_genai.SchedulerConfig()
+    openvino: Any = import_module("openvino")
+    peer: Any = import_module("openvino_genai")
+    scheduler = peer.SchedulerConfig()
     scheduler.max_num_batched_tokens, scheduler.max_num_seqs = MOST_TOKENS, 32
     scheduler.cache_size, scheduler.enable_prefix_caching = KV_GIB, False
     options = {
@@ -149,14 +152,14 @@ def openvino(threads: int) -> Steps:
     }
     with tempfile.TemporaryDirectory() as folder:
         _export(Path(folder))
-        pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", options)
+        pipeline = peer.ContinuousBatchingPipeline(folder, scheduler, "CPU", options)
     handles: dict[str, Any] = {}
 
     class Engine:
         def add(self, name: str, tokens: int, outputs: int) -> None:
-            config = openvino_genai.GenerationConfig()
+            config = peer.GenerationConfig()
             config.max_new_tokens, config.ignore_eos, config.do_sample = outputs, True, False
-            ids = openvino.Tensor([_prompt(tokens)], openvino.Shape([1, tokens]), openvino.Type.i64)
+            ids = openvino.Tensor(numpy.array([_prompt(tokens)]))
             handles[name] = pipeline.add_request(int(name), ids, config)
 
         def step(self) -> dict[str, int]:
@@ -176,14 +179,16 @@ def openvino(threads: int) -> Steps:
 def _export(folder: Path) -> None:
     """The shape with random weights, as the peer reads it."""
     import torch
-    from optimum.exporters.openvino import main_export
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    exporters: Any = import_module("optimum.exporters.openvino")
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(SHAPE)
     with tempfile.TemporaryDirectory() as checkpoint:
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(checkpoint)
-        main_export(checkpoint, folder, task="text-generation-with-past", library_name="transformers")
+        exporters.main_export(
+            checkpoint, folder, task="text-generation-with-past", library_name="transformers"
+        )
 
 
 def _prompt(tokens: int) -> list[int]:
