@@ -1,4 +1,4 @@
-"""How fast the native kernels are: linear maps of few and many rows, paged attention.
+"""How fast the native kernels are: linear maps of few and many rows, paged attention, draws.
 
 Knows: kernels and their operands. Does not know: models, workers. KV planes lie in ordinary pages, as those
 of a cluster's shared memory do on most machines.
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from benchmarks.machine import Machine
 from benchmarks.provenance import save
+from diptych.kernels import drawing
 from diptych.kernels.native.kernels import NativeKernels
 from diptych.kernels.native.load import NotNative, library
-from diptych.kernels.seam import AttentionShape, Span
+from diptych.kernels.seam import AttentionShape, DrawRule, Span
 
 THREADS = 2
 WIDTH, OUTPUTS, WEIGHTS = 1024, 6144, 24
@@ -30,6 +31,7 @@ FEW, MANY = (1, 8, 16), (256, 1024)
 DECODES = ((1, 512), (1, 4096), (1, 16384), (8, 512), (32, 512), (8, 4096), (32, 4096))
 CHUNKS = (512, 1024, 2048)
 SHAPE = AttentionShape(16, 8, 128, 16)
+ROWS, VOCABULARY = 32, 151_936
 REPEATS = 9
 
 
@@ -46,6 +48,7 @@ async def main(console: Console) -> None:
     rows = _linear(kernels)
     machine.look()
     rows += _attention(kernels)
+    rows += _draws(kernels)
     machine.look()
     stream, tiles = median(machine.stream), median(machine.tiles)
     rows += [
@@ -86,6 +89,24 @@ def _attention(kernels: NativeKernels) -> list[dict[str, Any]]:
     for rows in CHUNKS:
         flops = 4 * SHAPE.heads * SHAPE.head_dim * rows * (rows + 1) // 2
         found.append(_flops(f"prompt of {rows:,}", _attend(kernels, [(0, rows)]), flops))
+    return found
+
+
+def _draws(kernels: NativeKernels) -> list[dict[str, Any]]:
+    """A token of each of some rows, natively and with torch on one thread."""
+    found: list[dict[str, Any]] = []
+    logits_RV = torch.randn(ROWS, VOCABULARY).mul(3).bfloat16()
+    for name, filters in (
+        ("temperature", (0.0, 0, 1.0)),
+        ("top-k, top-p", (0.0, 50, 0.95)),
+        ("top-p", (0.0, 0, 0.95)),
+    ):
+        rules = [DrawRule(0.8, *filters, u=(i + 0.5) / ROWS) for i in range(ROWS)]
+        for draw, how in ((kernels.draw, "native"), (drawing.draw, "torch")):
+            taken_s = _timed(lambda draw=draw, rules=rules: draw(logits_RV, rules))
+            found.append(
+                _rate(f"{ROWS} draws, {name}, {how}", ROWS / taken_s, 1e3, "thousand/s") | {"p50_s": taken_s}
+            )
     return found
 
 

@@ -18,10 +18,19 @@ from diptych.domain.step import NewSequence
 from diptych.engine.inputs import SampleRow
 from diptych.engine.logprobs import logprobs
 from diptych.engine.rng import uniform
-from diptych.engine.sampler import sample
+from diptych.engine.sampler import Draw, sample
 from diptych.engine.sequences import SequenceState
+from diptych.kernels import drawing
+from diptych.kernels.seam import DrawRule
+from support.native_library import native_kernels
 
 VOCAB = 40
+
+
+@pytest.fixture(params=["torch", "native"], scope="module")
+def draw(request: pytest.FixtureRequest) -> Draw:
+    """Both implementations."""
+    return drawing.draw if request.param == "torch" else native_kernels().draw
 
 
 def row(
@@ -104,44 +113,62 @@ def random_logits(rows: int, seed: int, vocab: int = VOCAB) -> Tensor:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(ROWS, min_size=1, max_size=6), st.integers(0, 10_000))
-def test_a_batch_of_any_rows_agrees_with_the_definition(rows: list[SampleRow], seed: int) -> None:
+def test_a_batch_of_any_rows_agrees_with_the_definition(draw: Draw, rows: list[SampleRow], seed: int) -> None:
     logits_RV = random_logits(len(rows), seed)
     before_RV = logits_RV.clone()
-    got = sample(logits_RV, rows)
+    got = sample(logits_RV, rows, draw)
     assert torch.equal(logits_RV, before_RV)
     assert got == [reference(logits_RV[i].tolist(), choice) for i, choice in enumerate(rows)]
 
 
-def test_ids_beyond_the_vocabulary_change_nothing() -> None:
+def test_ids_beyond_the_vocabulary_change_nothing(draw: Draw) -> None:
     odd = row(params(logit_bias=((VOCAB, 9.0),), stop_token_ids=(VOCAB + 5,), min_tokens=3))
     logits_RV = random_logits(1, 3)
-    assert sample(logits_RV, [odd]) == sample(logits_RV, [row(params())])
+    assert sample(logits_RV, [odd], draw) == sample(logits_RV, [row(params())], draw)
 
 
 @pytest.mark.parametrize("vocab", [40, 3001])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_row_draws_the_same_in_any_company(vocab: int, threads: int) -> None:
+def test_a_row_draws_the_same_in_any_company(draw: Draw, vocab: int, threads: int) -> None:
     rng, before = random.Random(vocab), torch.get_num_threads()
     rows = [
         row(params(seed=i, top_p=rng.choice([1.0, 0.99, 0.7]), top_k=rng.choice([0, 9]))) for i in range(24)
     ]
     logits_RV = random_logits(24, 5, vocab) / 10  # flat: top-p needs more than its first candidates
     torch.set_num_threads(threads)
-    together = sample(logits_RV, rows)
-    alone = [sample(logits_RV[i : i + 1], rows[i : i + 1])[0] for i in range(24)]
+    together = sample(logits_RV, rows, draw)
+    alone = [sample(logits_RV[i : i + 1], rows[i : i + 1], draw)[0] for i in range(24)]
     torch.set_num_threads(before)
     assert together == alone
     assert len(set(together)) > 10
 
 
-def test_frequencies_follow_the_probabilities() -> None:
+def test_frequencies_follow_the_probabilities(draw: Draw) -> None:
     """A chi-square test over 4,000 draws; the bound is the 99.99 % point for 9 degrees of freedom."""
     logits_RV = torch.arange(10.0).div(4).repeat(4000, 1)
     state = row(params(seed=7)).state
     choices = [SampleRow(state, 0, index) for index in range(4000)]
-    counts = torch.bincount(torch.tensor(sample(logits_RV, choices)), minlength=10)
+    counts = torch.bincount(torch.tensor(sample(logits_RV, choices, draw)), minlength=10)
     expected = logits_RV[0].softmax(-1) * 4000
     assert float(((counts - expected) ** 2 / expected).sum()) < 33.7
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 700),
+    st.sampled_from([0, 1, 3, 600]),
+    st.sampled_from([1.0, 0.95, 0.3]),
+    st.sampled_from([0.0, 0.2]),
+    st.integers(0, 10_000),
+)
+def test_native_and_torch_keep_the_same_tokens_of_bfloat16_scores_with_ties(
+    vocab: int, top_k: int, top_p: float, min_p: float, seed: int
+) -> None:
+    """What the least and the greatest u draw are the first and the last token that is kept."""
+    logits_RV = random_logits(4, seed, vocab).bfloat16()
+    ends = [0.0, 1.0 - 2**-53, 0.0, 1.0 - 2**-53]
+    rules = [DrawRule(0.7, min_p, top_k, top_p, u) for u in ends]
+    assert native_kernels().draw(logits_RV, rules) == drawing.draw(logits_RV, rules)
 
 
 def test_uniform_is_a_function_of_seed_and_index_in_the_half_open_interval() -> None:

@@ -13,7 +13,13 @@ from diptych.kernels.native.build import CannotCompile, build, compiler_name
 from support.native_library import LIBRARY_VARIABLE, native_kernels
 
 REPOSITORY = Path(__file__).parents[2]
-WATCHED = ("test_native_linear.py", "test_native_attention.py", "test_native_elementwise.py")
+KERNELS, ENGINE = Path("tests/kernels"), Path("tests/engine")
+WATCHED = (
+    KERNELS / "test_native_linear.py",
+    KERNELS / "test_native_attention.py",
+    KERNELS / "test_native_elementwise.py",
+    ENGINE / "test_engine_sampler.py",
+)
 
 
 @pytest.mark.timeout(300)
@@ -29,7 +35,7 @@ def test_no_access_beyond_any_buffer(tmp_path: Path) -> None:
         "LD_PRELOAD": " ".join(runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",  # of Python and torch, which are not watched
     }
-    files = [str(Path(__file__).with_name(name)) for name in WATCHED]
+    files = [str(REPOSITORY / path) for path in WATCHED]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files],
         cwd=REPOSITORY,

@@ -21,7 +21,7 @@ from diptych.engine.inputs import PromptRows, SampleRow, StepInputs, pack_step
 from diptych.engine.kv_memory import KVMemory
 from diptych.engine.logprobs import logprobs
 from diptych.engine.runner import Runner, Scores
-from diptych.engine.sampler import sample, takes_likeliest
+from diptych.engine.sampler import Draw, sample, takes_likeliest
 from diptych.engine.sequences import Sequences
 from diptych.engine.warm_up import warm_up
 from diptych.models.decoder import Decoder
@@ -71,7 +71,7 @@ class NativeEngine:
         inputs = pack_step(plan, self._sequences, self.layout.block_tokens, self._device)
         scores = self._runner.scores(inputs)
         return StepResult(
-            sampled=_sampled(scores, inputs.samples),
+            sampled=_sampled(scores, inputs.samples, self._decoder.draw),
             prompt_logprobs=_prompt_logprobs(scores.logits_RV, inputs),
             copied_bytes=copied_bytes,
             copy_s=copied_s - began_s,
@@ -88,13 +88,13 @@ class NativeEngine:
         warm_up(self._decoder, self.layout, self._device, exact=self._exact)
 
 
-def _sampled(scores: Scores, rows: tuple[SampleRow, ...]) -> dict[RequestId, Sampled]:
+def _sampled(scores: Scores, rows: tuple[SampleRow, ...], draw: Draw) -> dict[RequestId, Sampled]:
     """Rows whose likeliest token is the choice are not looked at again."""
     token_ids = {row.row: scores.likeliest_R[row.row] for row in rows}
     others = [row for row in rows if not takes_likeliest(row)]
     if others:
-        logits_RV = scores.logits_RV[[row.row for row in others]].float()
-        token_ids.update(zip([row.row for row in others], sample(logits_RV, others), strict=True))
+        picked = [row.row for row in others]
+        token_ids.update(zip(picked, sample(scores.logits_RV[picked], others, draw), strict=True))
     return {
         row.state.request_id: Sampled(
             token_ids[row.row], _token_logprob(scores.logits_RV[row.row], token_ids[row.row], row)

@@ -1,17 +1,20 @@
 """Operations that all implementations compute alike: each output element depends on one row only.
 
-Knows: norms, rotary embedding, activation, the KV store. Does not know: linear maps, attention.
+Knows: norms, rotary embedding, activation, the KV store, choices. Does not know: linear maps, attention.
 
 Shapes: as in `seam`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diptych.kernels.seam import AttentionShape, HeadNorms, Planes, Rotation
+from diptych.kernels.drawing import draw
+from diptych.kernels.seam import AttentionShape, DrawRule, HeadNorms, Planes, Rotation
 
 
 class Elementwise:
@@ -73,3 +76,7 @@ class Elementwise:
         """Store row t in slot ``slots[t] = block * S + slot`` of K or V."""
         slots_per_block = plane_BKSE.shape[2]
         plane_BKSE[slots_T // slots_per_block, :, slots_T % slots_per_block] = x_TKE
+
+    def draw(self, logits_RV: Tensor, rules: Sequence[DrawRule]) -> list[int]:
+        """See `Kernels.draw`."""
+        return draw(logits_RV, rules)

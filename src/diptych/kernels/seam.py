@@ -8,6 +8,7 @@ of the MLP, H query heads, K kv heads, E head width, B blocks, S slots per block
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -84,6 +85,23 @@ class Planes:
     v_BKSE: Tensor
 
 
+@dataclass(frozen=True)
+class DrawRule:
+    """How a token is drawn from one row.
+
+    Filters, in this order: min-p keeps tokens at least ``min_p`` times as likely as the likeliest; top-k
+    keeps the k likeliest (0: all); top-p keeps the likeliest whose probabilities first reach ``top_p`` of
+    what the others left. Tokens that tie with the last one kept are kept as well.
+    """
+
+    temperature: float
+    min_p: float
+    top_k: int
+    top_p: float
+    u: float
+    """In [0, 1): which share of the kept probability lies before the token."""
+
+
 class Kernels(Protocol):
     """One implementation."""
 
@@ -134,6 +152,11 @@ class Kernels(Protocol):
 
     def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
         """Of each row the first id with the highest score, and whether all its scores are finite."""
+        ...
+
+    def draw(self, logits_RV: Tensor, rules: Sequence[DrawRule]) -> list[int]:
+        """A token of each row by its rule: the first id at which the running sum of what the filters keep
+        exceeds ``u`` times all of it."""
         ...
 
     # An attention plan is made once per step and read by every layer; its type belongs to the implementation.

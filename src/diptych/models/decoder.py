@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diptych.kernels.seam import AttentionShape, HeadNorms, Kernels, PackedLinear, Planes, Rotation, Span
+from diptych.kernels.seam import (
+    AttentionShape,
+    DrawRule,
+    HeadNorms,
+    Kernels,
+    PackedLinear,
+    Planes,
+    Rotation,
+    Span,
+)
 from diptych.models.family import USUAL_EXPERTS, ExpertNames, Family, Layer, TensorShapes
 from diptych.models.feed_forward import build_feed_forward, feed_forward_tensors
 from diptych.models.rotary import rotary_table
@@ -126,6 +135,10 @@ class Decoder:
     def likeliest(self, logits_RV: Tensor) -> tuple[list[int], list[bool]]:
         """See `Kernels.likeliest`."""
         return self._kernels.likeliest(logits_RV)
+
+    def draw(self, logits_RV: Tensor, rules: Sequence[DrawRule]) -> list[int]:
+        """See `Kernels.draw`."""
+        return self._kernels.draw(logits_RV, rules)
 
     def _embed(self, token_ids_T: Tensor) -> Tensor:
         x_TD = functional.embedding(token_ids_T, self._embedding_VD)

@@ -10,14 +10,22 @@ Shapes: as in `seam`.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diptych.kernels.fast import FastKernels, FastPlan
-from diptych.kernels.seam import AttentionShape, HeadNorms, PackedLinear, Planes, Rotation, Span
+from diptych.kernels.seam import (
+    AttentionShape,
+    DrawRule,
+    HeadNorms,
+    PackedLinear,
+    Planes,
+    Rotation,
+    Span,
+)
 
 ALIGNMENT_BYTES = 64
 """Of packed weights: one cache line."""
@@ -171,6 +179,23 @@ class NativeKernels:
         ids_R, finite_R = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.bool)
         self._call.dp_likeliest(logits_RV.data_ptr(), rows, width, ids_R.data_ptr(), finite_R.data_ptr())
         return ids_R.tolist(), finite_R.tolist()
+
+    def draw(self, logits_RV: Tensor, rules: Sequence[DrawRule]) -> list[int]:
+        """See `Kernels.draw`. Float32 is read as it is."""
+        wide = logits_RV.dtype == torch.float32
+        logits_RV = (logits_RV if wide else _bf16(logits_RV)).contiguous()
+        rows, width = logits_RV.shape
+        if len(rules) != rows or not width:
+            raise ValueError(f"{len(rules)} rules for {rows} rows of {width} scores")
+        rules_R5 = torch.tensor(
+            [(rule.temperature, rule.min_p, rule.top_k, rule.top_p, rule.u) for rule in rules],
+            dtype=torch.float64,
+        )
+        ids_R = torch.empty(rows, dtype=torch.int64)
+        self._call.dp_draw(
+            logits_RV.data_ptr(), int(wide), rows, width, rules_R5.data_ptr(), ids_R.data_ptr()
+        )
+        return ids_R.tolist()
 
     def plan_attention(self, spans: tuple[Span, ...], shape: AttentionShape) -> NativePlan | FastPlan:
         """See `Kernels.plan_attention`."""

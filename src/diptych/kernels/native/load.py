@@ -36,6 +36,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dp_silu_mul": (None, (_P, _L, _L, _P)),
     "dp_gelu_mul": (None, (_P, _L, _L, _P)),
     "dp_likeliest": (None, (_P, _L, _L, _P, _P)),
+    "dp_draw": (None, (_P, _I, _L, _L, _P, _P)),
 }
 
 
