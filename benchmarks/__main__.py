@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import clients, engine, handoff, interference, kernels, numerics, simulator, soak
+from benchmarks import clients, engine, handoff, interference, kernels, numerics, simulator, soak, startup
 
 BENCHMARKS = {
     "handoff": handoff.main,
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "simulator": simulator.main,
     "kernels": kernels.main,
     "engine": engine.main,
+    "startup": startup.main,
 }
 
 

@@ -155,13 +155,18 @@ def test_the_banner_says_each_thing_once() -> None:
         worker_id=WorkerId("prefill-0"), pool="prefill", role=Role.PREFILL, up=True, pid=7, incarnation=1,
         restarts=0, last_end=None, cores=(0,), threads=1, kv_tokens=64, token_budget=512, max_running=4,
         engine={"engine": "native", "kernels": "invariant kernels (of ours)"},
+        start_s={"process": 0.25, "warm_up": 1.0},
     )  # fmt: skip
     topology = Topology(
         model_dir="/m", engine="native", domain_id="host", domain_bytes=1 << 20, block_tokens=16,
         block_bytes=64, kv_dtype="float32", kv_tokens=64, max_model_tokens=64, workers=(worker,),
+        domain_huge_bytes=1 << 19, start_s={"workers": 1.5, "first_token": 0.5},
     )  # fmt: skip
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(banner("tiny", topology, "http://127.0.0.1:1"))
     shown = console.export_text()
     assert "native, invariant kernels (of ours)" in shown
     assert shown.count("kernels") == 1 and shown.count("native") == 1
+    assert "50% on large pages" in shown
+    words = " ".join(shown.replace("│", " ").split())
+    assert "first token after 2.0 s: workers 1.5 s, first token 0.5 s (process 0.2 s, warm up 1.0 s)" in words

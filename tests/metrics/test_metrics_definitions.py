@@ -26,6 +26,7 @@ SNAPSHOT = ClusterSnapshot(
             restarts=2,
             arena_blocks=10,
             block_tokens=16,
+            start_s={"process": 0.5, "weights": 2.0},
             stats=WorkerStats(held_blocks=4, cached_blocks=5, free_blocks=1, waiting=7),
         ),
         WorkerSnapshot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.domain.errors import SpecError
+from diptych.domain.errors import Bug, SpecError
 from diptych.transfer import segment as segment_module
 from diptych.transfer.copy import copy_blocks
-from diptych.transfer.segment import SharedSegment, available_bytes
+from diptych.transfer.mapping import HUGE_BYTES
+from diptych.transfer.segment import SharedSegment, available_bytes, touch
 
 SIZE = 1 << 20
 
@@ -81,19 +83,46 @@ def test_blocks_are_copied_in_order_over_all_planes() -> None:
     assert copy_blocks(planes, []) == 0
 
 
-@pytest.mark.parametrize("populate", [segment_module._POPULATE_WRITE, 9999], ids=["populate", "older kernel"])
-def test_attaching_never_writes(monkeypatch: pytest.MonkeyPatch, populate: int) -> None:
+def test_attaching_never_writes() -> None:
     """Others write while a restarted worker attaches: a byte read and put back could undo theirs."""
-    made = SharedSegment.create(SIZE)
-    monkeypatch.setattr(segment_module, "_POPULATE_WRITE", populate)
-    written: list[object] = []
+    written: list[int] = []
 
-    class Watched(mmap.mmap):
+    class Watched(bytearray):
         def __setitem__(self, key: Any, value: Any) -> None:
             written.append(key)
             super().__setitem__(key, value)
 
-    monkeypatch.setattr(mmap, "mmap", Watched)
-    SharedSegment.attach(os.dup(made.fd), SIZE).close()
+    memory = Watched(b"\x03" * SIZE)
+    touch(memory, fresh=False)
     assert written == []
+    touch(memory, fresh=True)
+    assert written == list(range(0, SIZE, mmap.PAGESIZE))
+
+
+def test_an_older_kernel_gets_the_same_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_module, "MADV_POPULATE_WRITE", 9999)
+    made = SharedSegment.create(SIZE)
+    assert os.fstat(made.fd).st_blocks * 512 == SIZE
+    made.buffer[:] = b"\x03" * SIZE
+    other = SharedSegment.attach(os.dup(made.fd), SIZE)
+    assert other.buffer[:] == b"\x03" * SIZE
+    other.close()
+    made.close()
+
+
+def test_a_view_outlives_its_segment() -> None:
+    made = SharedSegment.create(SIZE)
+    view = made.buffer[100:200]
+    made.close()
+    view[0] = 7
+    assert view[0] == 7
+    with pytest.raises(Bug, match="closed"):
+        _ = made.buffer
+
+
+def test_a_segment_begins_where_large_pages_fit_and_says_how_many_it_got() -> None:
+    made = SharedSegment.create(3 * HUGE_BYTES)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(made.buffer))
+    assert address % HUGE_BYTES == 0
+    assert made.huge_bytes in range(0, 3 * HUGE_BYTES + 1, HUGE_BYTES)
     made.close()

@@ -6,6 +6,7 @@ that do not need it). Does not know: pools, roles, processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, assert_never
 
@@ -32,11 +33,13 @@ EngineSpec: TypeAlias = NativeEngine | ToyEngine | ModelledEngine
 
 
 class EngineMemory(msgspec.Struct, frozen=True):
-    """The KV memory that an engine gets: the mapped segment of its memory domain."""
+    """The memory that an engine gets: the mapped KV segment of its memory domain, a place for weights."""
 
     buffer: memoryview
     blocks: int
     block_tokens: int
+    weights_fd: int | None = None
+    """A memory file in which workers of the same engine keep one copy of their weights."""
 
 
 class BuiltEngine(NamedTuple):
@@ -46,8 +49,16 @@ class BuiltEngine(NamedTuple):
     description: dict[str, str]
 
 
-def build_engine(spec: EngineSpec, memory: EngineMemory, *, seed: int, threads: int) -> BuiltEngine:
-    """The engine, weights loaded. Raises `SpecError` when the model directory or a setting is wrong."""
+def build_engine(
+    spec: EngineSpec,
+    memory: EngineMemory,
+    *,
+    seed: int,
+    threads: int,
+    reached: Callable[[str], None] = lambda _: None,
+) -> BuiltEngine:
+    """The engine, weights loaded. ``reached`` is told each stage that has ended. Raises `SpecError` when the
+    model directory or a setting is wrong."""
     match spec:
         case ToyEngine():
             toy = ToyAdapter(spec, toy_layout(memory.block_tokens), memory.buffer, memory.blocks)
@@ -56,12 +67,14 @@ def build_engine(spec: EngineSpec, memory: EngineMemory, *, seed: int, threads: 
             modelled = ModelledAdapter(steps_for(spec), modelled_layout(memory.block_tokens), spec.vocab_size)
             return BuiltEngine(modelled, {"engine": "modelled", "numerics": "none: tokens mean nothing"})
         case NativeEngine():
-            return _build_native(spec, memory, seed=seed, threads=threads)
+            return _build_native(spec, memory, seed, threads, reached)
         case _:
             assert_never(spec)
 
 
-def _build_native(spec: NativeEngine, memory: EngineMemory, *, seed: int, threads: int) -> BuiltEngine:
+def _build_native(
+    spec: NativeEngine, memory: EngineMemory, seed: int, threads: int, reached: Callable[[str], None]
+) -> BuiltEngine:
     options = NativeOptions(
         dtype=spec.dtype,
         load_format=spec.load_format,
@@ -77,7 +90,9 @@ def _build_native(spec: NativeEngine, memory: EngineMemory, *, seed: int, thread
         options,
         total_blocks=memory.blocks,
         buffer=memory.buffer,
+        weights_fd=memory.weights_fd,
         report=lines.append,
+        reached=reached,
     )
     return BuiltEngine(
         engine, {"kernels": lines[0]} | {f"note {i}": line for i, line in enumerate(lines[1:], 1)}

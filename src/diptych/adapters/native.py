@@ -6,14 +6,18 @@ module loads no torch; building an engine does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from diptych.adapters.protocol import EngineAdapter
 from diptych.domain.errors import SpecError
+
+if TYPE_CHECKING:
+    from diptych.models.family import Part
+    from diptych.models.load import Through
 
 
 class NativeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,13 +40,17 @@ def build_native_engine(
     *,
     total_blocks: int,
     buffer: Any | None = None,
-    report: Callable[[str], None] | None = None,
+    weights_fd: int | None = None,
+    report: Callable[[str], None] = lambda _: None,
+    reached: Callable[[str], None] = lambda _: None,
 ) -> EngineAdapter:
     """An engine with its weights loaded.
 
     ``buffer`` is the domain's KV segment (writable, buffer protocol) of ``total_blocks`` blocks; None
-    allocates private memory, which is what a device other than the CPU needs. ``report`` gets lines for the
-    start banner: the kernels, and checkpoint tensors that are not used.
+    allocates private memory, which is what a device other than the CPU needs. ``weights_fd`` is an unsealed
+    memory file: all processes that are given the same one and build the same engine hold one copy of the
+    weights. ``report`` gets lines for the start banner: the kernels, where the weights lie, and checkpoint
+    tensors that are not used. ``reached`` is told the name of each stage of the start when it has ended.
 
     Raises:
         SpecError: the directory, the weights, the options or the buffer do not fit; or torch is missing.
@@ -58,6 +66,7 @@ def build_native_engine(
     from diptych.models.load import load_decoder
     from diptych.models.resolve import read_model_shape
 
+    reached("libraries")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     shape = read_model_shape(model_dir)
@@ -73,6 +82,14 @@ def build_native_engine(
         if buffer is None
         else KVMemory.over(layout, total_blocks, buffer)
     )
+    report(kernels.describe())
+    if weights_fd is None or options.device != "cpu":
+        through = iter
+    elif kernels.packing is None:
+        report("weights apart in each worker: the order of oneDNN cannot be shared")
+        through = iter
+    else:
+        through = _sharing(weights_fd, _weights_key(model_dir, options, dtype_name, kernels.packing), report)
     decoder, unused = load_decoder(
         model_dir,
         shape,
@@ -81,9 +98,37 @@ def build_native_engine(
         device=device,
         load_format=options.load_format,
         seed=options.seed,
+        through=through,
     )
-    if report is not None:
-        report(kernels.describe())
-        if unused:
-            report(f"warning: the checkpoint holds tensors that this model does not use: {', '.join(unused)}")
+    if unused:
+        report(f"warning: the checkpoint holds tensors that this model does not use: {', '.join(unused)}")
+    reached("weights")
     return NativeEngine(decoder, memory, device, exact=isinstance(kernels, InvariantKernels))
+
+
+def _weights_key(model_dir: Path, options: NativeOptions, dtype: str, packing: str) -> dict[str, str]:
+    """All that packed weights depend on, see `diptych.engine.shared_parts`."""
+    from diptych.models.identity import files_identity
+
+    asked = {name: str(value) for name, value in msgspec.structs.asdict(options).items()}
+    for of_no_matter in ("threads", "block_tokens"):
+        del asked[of_no_matter]
+    return {
+        **asked,
+        "model directory": str(model_dir.resolve()),
+        "dtype": dtype,
+        "packing": packing,
+        **files_identity(model_dir, weights=options.load_format != "dummy"),
+    }
+
+
+def _sharing(fd: int, key: dict[str, str], report: Callable[[str], None]) -> Through:
+    from diptych.engine.shared_parts import share_parts
+
+    def through(parts: Iterator[Part]) -> Iterable[Part]:
+        shared = share_parts(fd, key, parts)
+        pages = f", {shared.huge_bytes / shared.size_bytes:.0%} on large pages" if shared.huge_bytes else ""
+        report(f"weights of {shared.size_bytes / 2**20:,.0f} MiB in memory once for all workers{pages}")
+        return shared.parts
+
+    return through

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diptych import __version__
+from diptych.runtime.stages import in_words
 from diptych.runtime.topology import Topology, WorkerPlace
 
 GIB = 1 << 30
@@ -31,10 +32,12 @@ def _facts(model_name: str, topology: Topology) -> Table:
     table.add_row(
         "memory",
         f"domain {topology.domain_id}: {size(topology.domain_bytes)} of {topology.kv_dtype} KV for "
-        f"{topology.kv_tokens:,} tokens in blocks of {topology.block_tokens}",
+        f"{topology.kv_tokens:,} tokens in blocks of {topology.block_tokens}{_pages_words(topology)}",
     )
     table.add_row("handoff", "borrow inside the domain: no copy but the last, partly filled block")
     table.add_row("context", f"{topology.max_model_tokens:,} tokens")
+    if topology.start_s:
+        table.add_row("start", start_words(topology))
     return table
 
 
@@ -42,6 +45,18 @@ def _engine_words(topology: Topology) -> str:
     """What the engines say of themselves, in whole words; they agree, since they are built alike."""
     described = next((worker.engine for worker in topology.workers if worker.engine), {})
     return ", ".join([topology.engine, *(words for key, words in described.items() if key != "engine")])
+
+
+def _pages_words(topology: Topology) -> str:
+    share = topology.domain_huge_bytes / topology.domain_bytes
+    return f", {share:.0%} on large pages" if share else ""
+
+
+def start_words(topology: Topology) -> str:
+    """How long it took until the first token came, and what the slowest worker did meanwhile."""
+    slowest = max((worker.start_s for worker in topology.workers), key=lambda start_s: sum(start_s.values()))
+    first_token_s = sum(topology.start_s.values())
+    return f"first token after {first_token_s:.1f} s: {in_words(topology.start_s)} ({in_words(slowest)})"
 
 
 def _workers(topology: Topology) -> Table:

@@ -73,6 +73,7 @@ def run_checks(port: int) -> list[Check]:
         _cores,
         _memory,
         _shared_memory,
+        _huge_pages,
         _torch,
         _kernels,
         _control_plane,
@@ -119,6 +120,13 @@ def _shared_memory() -> Check:
     if error:
         return Check("shared memory", Status.MISSING, error, "run on Linux 3.17 or newer", essential=True)
     return Check("shared memory", Status.OK, "memfd can be made, mapped and written", essential=True)
+
+
+def _huge_pages() -> Check:
+    """Small pages are no fault: that large ones made steps faster could not be shown."""
+    found = machine.huge_pages()
+    detail = ", ".join(f"{kind} memory: {word}" for kind, word in found.items())
+    return Check("large pages", Status.OK, detail or "the kernel has none")
 
 
 def _torch() -> Check:

@@ -59,6 +59,18 @@ def shared_memory_error() -> str | None:
     return None
 
 
+def huge_pages() -> dict[str, str]:
+    """When the kernel gives large pages to private and to shared memory, in its words; empty if it does not
+    tell."""
+    folder = Path("/sys/kernel/mm/transparent_hugepage")
+    found = {
+        kind: line.partition("[")[2].partition("]")[0]
+        for kind, file in (("private", "enabled"), ("shared", "shmem_enabled"))
+        for line in _lines(folder / file)
+    }
+    return {kind: word for kind, word in found.items() if word}
+
+
 def port_error(host: str, port: int) -> str | None:
     """Why nobody can listen there; None if it is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -21,6 +21,7 @@ class Elementwise:
     """Base of the implementations."""
 
     own_threads = False
+    packing: str | None = "plain"
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Kernels.rms_norm`. The mean runs over one row, in float32 whatever the dtype."""

@@ -45,6 +45,7 @@ class FastKernels(Elementwise):
         self._device = device
         self._instead_of = f"; {instead_of}" if instead_of else ""
         self._prepack = device.type == "cpu" and dtype == torch.bfloat16 and _can_prepack()
+        self.packing = None if self._prepack else "plain"
         self._scratch = Scratch()
 
     def describe(self) -> str:

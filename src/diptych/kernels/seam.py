@@ -108,6 +108,10 @@ class Kernels(Protocol):
     own_threads: bool
     """Whether it computes on threads of its own, so that torch's would be in the way."""
 
+    packing: str | None
+    """Names the form that `pack` gives: equal names, equal bytes for equal weights. None: a library keeps it
+    where no other process can read it."""
+
     def describe(self) -> str:
         """One line for the start banner: which implementation, and what it promises."""
         ...

@@ -234,6 +234,15 @@ WORKER_RESTARTS = Metric(
     help="How often the worker was started again.",
     labels=("worker", "role"),
 )
+WORKER_START_SECONDS = Metric(
+    name="diptych_worker_start_seconds",
+    kind=Kind.GAUGE,
+    origin=Origin.SNAPSHOT,
+    unit="seconds",
+    formula="seconds of one stage of the start of the present incarnation; nothing until it is ready",
+    help="How long the worker took to start, by stage: process, kv_memory, libraries, weights, warm_up.",
+    labels=("worker", "role", "stage"),
+)
 WORKER_REQUESTS = Metric(
     name="diptych_worker_requests",
     kind=Kind.GAUGE,
@@ -328,6 +337,7 @@ METRICS: tuple[Metric, ...] = (
     PREEMPTIONS,
     WORKER_UP,
     WORKER_RESTARTS,
+    WORKER_START_SECONDS,
     WORKER_REQUESTS,
     WORKER_QUEUED_TOKENS,
     WORKER_TOKENS,

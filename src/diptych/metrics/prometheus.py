@@ -111,6 +111,8 @@ def _worker_samples(worker: WorkerSnapshot) -> Iterator[tuple[Metric, tuple[str,
     stats = worker.stats
     yield d.WORKER_UP, (), float(worker.up)
     yield d.WORKER_RESTARTS, (), worker.restarts
+    for stage, took_s in worker.start_s.items():
+        yield d.WORKER_START_SECONDS, (stage,), took_s
     yield d.WORKER_REQUESTS, ("waiting",), stats.waiting
     yield d.WORKER_REQUESTS, ("running",), stats.running
     yield d.WORKER_QUEUED_TOKENS, (), stats.queued_tokens

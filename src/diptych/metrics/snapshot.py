@@ -25,6 +25,8 @@ class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int = 0
     block_bytes: int = 0
     device: str = "cpu"
+    start_s: dict[str, float] = {}
+    """Seconds of each stage of this incarnation's start; empty until it is ready."""
     stats: WorkerStats = WorkerStats()
 
 

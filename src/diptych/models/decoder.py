@@ -10,7 +10,7 @@ V vocabulary, R sampled rows, P positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from diptych.kernels.seam import (
     Rotation,
     Span,
 )
-from diptych.models.family import USUAL_EXPERTS, ExpertNames, Family, Layer, TensorShapes
+from diptych.models.family import USUAL_EXPERTS, ExpertNames, Family, Layer, Outer, TensorShapes
 from diptych.models.feed_forward import build_feed_forward, feed_forward_tensors
 from diptych.models.rotary import rotary_table
 from diptych.models.tensors import FamilyWeights, LayerTensors, TensorSource, merge
@@ -174,15 +174,21 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 # ---------------------------------------------------------------- building
 
 
-def build_decoder(shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource) -> Decoder:
-    """Load, merge and pack all weights, map by map, so that little is in memory twice."""
+def decoder_parts(
+    shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource
+) -> Iterator[Outer | Layer]:
+    """Load, merge and pack all weights, part by part and map by map, so that little is in memory twice."""
     weights = FamilyWeights(source, shape, family)
+    yield _build_outer(shape, kernels, weights)
+    for index in range(shape.layers):
+        yield _build_layer(shape, family, kernels, weights, index)
+
+
+def _build_outer(shape: ModelShape, kernels: Kernels, weights: FamilyWeights) -> Outer:
     outer = {name: weights.take(name, size) for name, size in outer_tensors(shape).items()}
     embedding_VD = outer["model.embed_tokens.weight"]
-    layers = [_build_layer(shape, family, kernels, weights, index) for index in range(shape.layers)]
     head_VD = embedding_VD if shape.tie_embeddings else outer.pop("lm_head.weight")
-    norm_D, head = outer["model.norm.weight"], kernels.pack(head_VD)
-    return Decoder(shape, family, kernels, embedding_VD, layers, norm_D, head)
+    return Outer(embedding_VD, outer["model.norm.weight"], kernels.pack(head_VD))
 
 
 def _build_layer(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -81,6 +81,27 @@ def as_stored(_shape: ModelShape, _name: str, tensor: Tensor) -> Tensor:
 def unscaled(_shape: ModelShape) -> float:
     """Most models take embeddings as they are."""
     return 1.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Weights outside the layers."""
+
+    embedding_VD: Tensor
+    norm_D: Tensor
+    head: PackedLinear
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Names of checkpoint tensors that the model has no use for."""
+
+    names: tuple[str, ...]
+
+
+Part: TypeAlias = Outer | Layer | Unused
+"""A loaded model is a row of parts: the outer weights, the layers in order, what was left over. Parts are
+values: dataclasses of tensors, numbers, words, None, tuples of such and other dataclasses."""
 
 
 @dataclass(frozen=True)

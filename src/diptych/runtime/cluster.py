@@ -22,7 +22,7 @@ from diptych.domain.cluster import ClusterSpec
 from diptych.domain.errors import Bug, DiptychError
 from diptych.domain.ids import DomainId, RequestId, WorkerId
 from diptych.domain.lifecycle import State
-from diptych.domain.report import RequestReport
+from diptych.domain.report import Moment, RequestReport
 from diptych.metrics.snapshot import ClusterSnapshot
 from diptych.orchestration.core import Orchestrator
 from diptych.orchestration.snapshot import Snapshot
@@ -35,8 +35,10 @@ from diptych.runtime.engines import EngineChoice, EngineName, choose_engine
 from diptych.runtime.incarnation import Setup
 from diptych.runtime.link import Listener
 from diptych.runtime.probe import probe
+from diptych.runtime.stages import Stages
 from diptych.runtime.supervisor import Slot, StartupError, Supervisor
 from diptych.runtime.topology import Topology, place_of, snapshot_of
+from diptych.runtime.weights import WeightsFiles
 from diptych.transfer.segment import SharedSegment
 
 log = logging.getLogger("diptych.runtime")
@@ -89,6 +91,7 @@ class Cluster:
         self._error: DiptychError | None = None
         self._closing = asyncio.Lock()
         self._host: _Host | None = None
+        self._start_s: dict[str, float] = {}
         self._prober: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ what it is
@@ -164,8 +167,10 @@ class Cluster:
             block_bytes=layout.block_bytes,
             kv_dtype=layout.dtype,
             kv_tokens=blocks * layout.block_tokens,
+            domain_huge_bytes=self._host.segment.huge_bytes if self._host is not None else 0,
             max_model_tokens=self.choice.max_model_tokens,
             workers=tuple(place_of(slot, layout) for slot in self._slots),
+            start_s=self._start_s,
         )
 
     # ------------------------------------------------------------ life
@@ -217,17 +222,22 @@ class Cluster:
     # ------------------------------------------------------------ start
 
     async def _start(self) -> None:
+        stages = Stages(self.driver.now_s)
         self._progress("touching the KV memory")
-        self._host = await _Host.open(self.choice.layout.segment_bytes(self._domain_blocks))
+        self._host = await _Host.open(self.choice.layout.segment_bytes(self._domain_blocks), self.choice)
+        stages.reached("kv_memory")
         self._host.supervisor = Supervisor(
-            self._setup(self._host.segment), self.spec.limits, self._host.listener, self.driver, self._give_up
+            self._setup(self._host), self.spec.limits, self._host.listener, self.driver, self._give_up
         )
         self._host.supervisor.start(self.shares)
         await self._until_all_joined()
+        stages.reached("workers")
         self._progress("probing prefill and decode")
         report = await self._probe()
         if report.state is not State.FINISHED:
             raise StartupError(f"the first request failed: {report.error_message} ({report.error_code})")
+        stages.reached("first_token", report.moments.get(Moment.FIRST_TOKEN))
+        self._start_s = stages.seconds
         self._prober = asyncio.create_task(self._keep_proven(), name="diptych probe")
 
     async def _until_all_joined(self) -> None:
@@ -281,13 +291,14 @@ class Cluster:
     def _domain_blocks(self) -> int:
         return sum(share.arena.blocks for share in self.shares)
 
-    def _setup(self, segment: SharedSegment) -> Setup:
+    def _setup(self, host: _Host) -> Setup:
         return Setup(
             engines=self.choice.engines,
             layout=self.choice.layout,
             domain_id=DOMAIN,
             domain_blocks=self._domain_blocks,
-            kv_fd=segment.fd,
+            kv_fd=host.segment.fd,
+            weights_fds=host.weights.by_pool,
             prompt_cache=self.spec.kv.prompt_cache,
             seed=self.spec.seed,
             heartbeat_interval_s=self.spec.limits.heartbeat_interval_s,
@@ -309,18 +320,21 @@ class Front:
 class _Host:
     """What must be given back at the close: directory, socket, memory, processes."""
 
-    def __init__(self, directory: Path, listener: Listener, segment: SharedSegment) -> None:
+    def __init__(
+        self, directory: Path, listener: Listener, segment: SharedSegment, weights: WeightsFiles
+    ) -> None:
         self.directory = directory
         self.listener = listener
         self.segment = segment
+        self.weights = weights
         self.supervisor: Supervisor | None = None
 
     @classmethod
-    async def open(cls, segment_bytes: int) -> _Host:
+    async def open(cls, segment_bytes: int, choice: EngineChoice) -> _Host:
         segment = await asyncio.to_thread(SharedSegment.create, segment_bytes)
         directory = Path(tempfile.mkdtemp(prefix="diptych-"))  # mode 0700: only we may enter
         listener = Listener(directory)
-        host = cls(directory, listener, segment)
+        host = cls(directory, listener, segment, WeightsFiles(choice.engines))
         try:
             await listener.start()
         except OSError:
@@ -334,6 +348,7 @@ class _Host:
             await self.supervisor.close()
         self.listener.close()
         self.segment.close()
+        self.weights.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -26,6 +26,7 @@ from diptych.domain.worker import WorkerInfo
 from diptych.runtime.dealing import WorkerShare
 from diptych.runtime.link import Listener, WorkerLink
 from diptych.runtime.process import ChildProcess, describe_exit
+from diptych.runtime.stages import Stages, in_words
 from diptych.runtime.wire import (
     SECRET_VARIABLE,
     Begin,
@@ -83,6 +84,8 @@ class Setup:
     domain_id: DomainId
     domain_blocks: int
     kv_fd: int
+    weights_fds: Mapping[str, int]
+    """By pool, for engines whose workers share their weights."""
     prompt_cache: bool
     seed: int
     heartbeat_interval_s: float
@@ -97,6 +100,11 @@ class Ending:
     startup_error: StartupFailed | None
     tail: tuple[str, ...]
 
+    @property
+    def why(self) -> str:
+        """What its engine said, or else what its process did."""
+        return self.reason if self.startup_error is None else self.startup_error.message
+
 
 class Incarnation:
     """Owns one child process and the link to it; a `WorkerPort` once it has joined."""
@@ -107,6 +115,8 @@ class Incarnation:
         self.number = number
         self.description: dict[str, str] = {}
         """What the engine says of itself, once ready."""
+        self.start_s: dict[str, float] = {}
+        """Seconds of each stage of its start, once ready."""
         self._share = share
         self._setup = setup
         self._listener = listener
@@ -119,6 +129,7 @@ class Incarnation:
         self._startup_error: StartupFailed | None = None
         self._why: str | None = None
         self._unwanted = False
+        self._stages = Stages(sink.now_s)
         self._timeout: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------ life
@@ -130,7 +141,7 @@ class Incarnation:
             OSError: the process could not be started.
         """
         self._listener.expect(self._share.worker_id, self._greet)
-        self._process = await ChildProcess.start(self._argv(), self._env(), [self._setup.kv_fd], self._log)
+        self._process = await ChildProcess.start(self._argv(), self._env(), self._fds(), self._log)
         self._timeout = asyncio.get_running_loop().call_later(
             STARTUP_TIMEOUT_S, self.kill, "no start in time"
         )
@@ -215,6 +226,7 @@ class Incarnation:
     def _greet(self, hello: Hello, link: WorkerLink) -> Incarnation:
         check_hello(hello, self._share.worker_id, self.number, self._secret)
         self._link = link
+        self._stages.reached("process")
         self._send(self._welcome())
         return self
 
@@ -227,6 +239,8 @@ class Incarnation:
         if self._timeout is not None:
             self._timeout.cancel()
         self.description = ready.description
+        self.start_s = self._stages.seconds | ready.start_s
+        self._log.info("ready: %s", in_words(self.start_s))
         self._ready_at_s = self._sink.now_s()
         self._send(Begin(dict(self._sink.adopted_leases(self._share.worker_id))))
         self._sink.joined(self._info(), self)
@@ -279,12 +293,16 @@ class Incarnation:
     def _log(self) -> logging.Logger:
         return logging.getLogger(f"diptych.worker.{self._share.worker_id}")
 
+    def _fds(self) -> list[int]:
+        weights_fd = self._setup.weights_fds.get(self._share.pool.name)
+        return [self._setup.kv_fd, *([weights_fd] if weights_fd is not None else [])]
+
     def _argv(self) -> list[str]:
         options = {
             "--socket": str(self._listener.path),
             "--worker-id": self._share.worker_id,
             "--incarnation": str(self.number),
-            "--kv-fd": str(self._setup.kv_fd),
+            **dict(zip(("--kv-fd", "--weights-fd"), map(str, self._fds()), strict=False)),
             "--parent-pid": str(os.getpid()),
         }
         module = [sys.executable, "-m", "diptych.runtime.worker_main"]

@@ -108,7 +108,7 @@ class Supervisor:
                 self.failed(error)
                 return
             pause_s = slot.backoff.next_s(self._lived_s(ending))
-            log.warning("%s %s; restart in %.1f s", slot.share.worker_id, ending.reason, pause_s)
+            log.warning("%s %s; restart in %.1f s", slot.share.worker_id, ending.why, pause_s)
             await self._pause(pause_s)
 
     async def _live(self, slot: Slot) -> Ending:
@@ -121,7 +121,7 @@ class Supervisor:
         finally:
             slot.incarnation = None
         slot.was_ready = slot.was_ready or ending.ready_at_s is not None
-        slot.last_end = ending.reason
+        slot.last_end = ending.why
         return ending
 
     def _lived_s(self, ending: Ending) -> float:
@@ -144,6 +144,6 @@ def _final(slot: Slot, ending: Ending) -> DiptychError | None:
         return SpecError(failure.message)
     if slot.number < START_ATTEMPTS:
         return None
-    why = failure.message if failure is not None else ending.reason
     output = "\n".join(f"  {line}" for line in ending.tail[-8:])
-    return StartupError(f"worker {name} did not start in {slot.number} attempts: {why}\n{output}".rstrip())
+    words = f"worker {name} did not start in {slot.number} attempts: {ending.why}\n{output}"
+    return StartupError(words.rstrip())

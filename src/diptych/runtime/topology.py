@@ -34,6 +34,8 @@ class WorkerPlace(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int
     engine: dict[str, str]
     """What its engine says of itself: numerics, kernels and the like; empty until it is up."""
+    start_s: dict[str, float] = {}
+    """Seconds of each stage of its start, in order; empty until it is up."""
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +50,12 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     kv_dtype: str
     kv_tokens: int
     """Tokens whose KV fits into the memory domain."""
+    domain_huge_bytes: int = 0
+    """How much of the domain lies on large pages."""
     max_model_tokens: int
     workers: tuple[WorkerPlace, ...]
+    start_s: dict[str, float] = {}
+    """Seconds of each stage of the start, in order; together they end at the first token."""
 
 
 def place_of(slot: Slot, layout: KVLayout) -> WorkerPlace:
@@ -70,6 +76,7 @@ def place_of(slot: Slot, layout: KVLayout) -> WorkerPlace:
         token_budget=share.pool.token_budget,
         max_running=share.pool.max_running,
         engine=incarnation.description if incarnation is not None else {},
+        start_s=incarnation.start_s if incarnation is not None else {},
     )
 
 
@@ -86,5 +93,6 @@ def snapshot_of(slot: Slot, layout: KVLayout, stats: WorkerStats) -> WorkerSnaps
         arena_blocks=share.arena.blocks,
         block_tokens=layout.block_tokens,
         block_bytes=layout.block_bytes,
+        start_s=incarnation.start_s if incarnation is not None else {},
         stats=stats,
     )

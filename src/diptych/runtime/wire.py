@@ -25,7 +25,7 @@ from diptych.domain.ids import BlockId, LeaseId, WorkerId
 from diptych.domain.kv import KVLayout
 from diptych.domain.worker import Arena
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Rises with every change of a message. Head and workers of one cluster always run the same version."""
 
 MAX_FRAME_BYTES = 64 << 20
@@ -106,10 +106,12 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The engine is loaded and warm. ``description``: its own words for numerics, kernels and the like."""
+    """The engine is loaded and warm. ``description``: its own words for numerics, kernels and the like.
+    ``start_s``: seconds of each stage since the greeting, in order."""
 
     layout: KVLayout
     description: dict[str, str] = {}
+    start_s: dict[str, float] = {}
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):

@@ -24,6 +24,7 @@ from diptych.adapters.protocol import EngineAdapter
 from diptych.domain.errors import DiptychError
 from diptych.domain.ids import WorkerId
 from diptych.runtime.clock import MonotonicClock
+from diptych.runtime.stages import Stages
 from diptych.runtime.wire import (
     SECRET_VARIABLE,
     WIRE_VERSION,
@@ -75,6 +76,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--incarnation", type=int, required=True)
     parser.add_argument("--kv-fd", type=int, required=True)
+    parser.add_argument("--weights-fd", type=int)
     parser.add_argument("--parent-pid", type=int, required=True)
     return parser.parse_args(argv)
 
@@ -109,8 +111,9 @@ def _connect(arguments: argparse.Namespace) -> BlockingChannel:
 
 
 def _serve(arguments: argparse.Namespace, channel: BlockingChannel, welcome: Welcome) -> int:
+    stages = Stages(MonotonicClock().now_s)
     _pin(welcome)
-    engine = _start_engine(arguments, channel, welcome)
+    engine = _start_engine(arguments, channel, welcome, stages)
     if engine is None:
         return EXIT_STARTUP_FAILED
     begin = channel.receive()
@@ -128,13 +131,17 @@ def _pin(welcome: Welcome) -> None:
 
 
 def _start_engine(
-    arguments: argparse.Namespace, channel: BlockingChannel, welcome: Welcome
+    arguments: argparse.Namespace, channel: BlockingChannel, welcome: Welcome, stages: Stages
 ) -> EngineAdapter | None:
     """Build and warm the engine and say `Ready`; or say `StartupFailed` and answer None."""
     try:
         memory = _map(arguments, welcome)
-        built = build_engine(welcome.engine, memory, seed=welcome.seed, threads=welcome.threads)
+        stages.reached("kv_memory")
+        built = build_engine(
+            welcome.engine, memory, seed=welcome.seed, threads=welcome.threads, reached=stages.reached
+        )
         built.engine.warm_up()
+        stages.reached("warm_up")
     except DiptychError as error:
         channel.send(StartupFailed(error.code, str(error)))
         return None
@@ -142,13 +149,15 @@ def _start_engine(
         log.exception("the engine could not be built")
         channel.send(StartupFailed(DiptychError.code, f"{type(error).__name__}: {error}"))
         return None
-    channel.send(Ready(built.engine.layout, built.description))
+    channel.send(Ready(built.engine.layout, built.description, stages.seconds))
     return built.engine
 
 
 def _map(arguments: argparse.Namespace, welcome: Welcome) -> EngineMemory:
     segment = SharedSegment.attach(arguments.kv_fd, welcome.layout.segment_bytes(welcome.domain_blocks))
-    return EngineMemory(memoryview(segment.buffer), welcome.domain_blocks, welcome.layout.block_tokens)
+    return EngineMemory(
+        segment.buffer, welcome.domain_blocks, welcome.layout.block_tokens, arguments.weights_fd
+    )
 
 
 def _run(

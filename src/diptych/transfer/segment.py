@@ -13,14 +13,10 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from typing import Protocol
 
-from diptych.domain.errors import SpecError
-
-_POPULATE_WRITE = 23
-"""MADV_POPULATE_WRITE of Linux 5.14 and later, which `mmap` does not name."""
-
-_PIECE_BYTES = 16 << 20
-"""Touched in one call. A call holds the interpreter's lock; pieces let an event loop breathe in between."""
+from diptych.domain.errors import Bug, SpecError
+from diptych.transfer.mapping import MADV_POPULATE_WRITE, Mapping
 
 
 class SharedSegment:
@@ -29,8 +25,8 @@ class SharedSegment:
     def __init__(self, fd: int, size_bytes: int, *, fresh: bool = False) -> None:
         self.fd = fd
         self.size_bytes = size_bytes
-        self._map = mmap.mmap(fd, size_bytes, flags=mmap.MAP_SHARED)
-        _touch(self._map, fresh)
+        self._mapping: Mapping | None = Mapping(fd, size_bytes, writable=True)
+        self._populate(fresh)
 
     @classmethod
     def create(cls, size_bytes: int, name: str = "diptych-kv") -> SharedSegment:
@@ -67,15 +63,38 @@ class SharedSegment:
         return cls(fd, size_bytes)
 
     @property
-    def buffer(self) -> mmap.mmap:
-        """The bytes, writable. Whoever builds views on them must drop those before `close`."""
-        return self._map
+    def buffer(self) -> memoryview:
+        """The bytes, writable."""
+        return self._open.buffer
+
+    @property
+    def huge_bytes(self) -> int:
+        """How much of it lies on large pages; 0 where the system has none for it."""
+        return self._open.huge_bytes()
 
     def close(self) -> None:
-        """Unmap and close the descriptor; a second call does nothing."""
-        if not self._map.closed:
-            self._map.close()
+        """Close the descriptor, and unmap once nobody holds a view; a second call does nothing."""
+        if self._mapping is not None:
+            self._mapping = None
             os.close(self.fd)
+
+    @property
+    def _open(self) -> Mapping:
+        if self._mapping is None:
+            raise Bug("the segment is closed")
+        return self._mapping
+
+    def _populate(self, fresh: bool) -> None:
+        """Make every page present, and large where the system allows, without changing the contents.
+
+        An older kernel cannot populate for writing; then one byte of each page is written if the segment is
+        ``fresh``, and only read if it is not: others may be writing there, and a byte put back could undo
+        theirs.
+        """
+        mapping = self._open
+        mapping.prefer_huge()
+        if not mapping.advise(MADV_POPULATE_WRITE):
+            touch(mapping.buffer, fresh)
 
 
 def available_bytes() -> int:
@@ -94,18 +113,26 @@ def _machine_available_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def _touch(memory: mmap.mmap, fresh: bool) -> None:
-    """Make every page present, without changing its contents.
+class Bytes(Protocol):
+    """Memory, a byte at a time."""
 
-    An older kernel cannot populate for writing; then one byte of each page is written if the segment is
-    ``fresh``, and only read if it is not: others may be writing there, and a byte put back could undo theirs.
-    """
-    try:
-        for offset in range(0, len(memory), _PIECE_BYTES):
-            memory.madvise(_POPULATE_WRITE, offset, min(_PIECE_BYTES, len(memory) - offset))
-    except OSError:
-        for offset in range(0, len(memory), mmap.PAGESIZE):
-            if fresh:
-                memory[offset] = 0
-            else:
-                memory[offset]
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, place: int, /) -> int:
+        """One byte."""
+        ...
+
+    def __setitem__(self, place: int, value: int, /) -> None:
+        """Change one byte."""
+        ...
+
+
+def touch(memory: Bytes, fresh: bool) -> None:
+    """Make every page present by hand."""
+    for place in range(0, len(memory), mmap.PAGESIZE):
+        if fresh:
+            memory[place] = 0
+        else:
+            memory[place]

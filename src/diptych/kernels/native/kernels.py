@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from diptych.kernels.fast import FastKernels, FastPlan
+from diptych.kernels.native.load import VERSION
 from diptych.kernels.seam import (
     AttentionShape,
     DrawRule,
@@ -52,6 +53,8 @@ class NativeKernels:
 
     own_threads = True
     """Torch's threads would wait in the way of these: whoever uses these gives torch one."""
+
+    packing: str | None = f"native {VERSION}"
 
     def __init__(self, library: ctypes.CDLL, threads: int) -> None:
         self._call = library
