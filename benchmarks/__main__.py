@@ -7,7 +7,18 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import clients, engine, handoff, interference, kernels, numerics, simulator, soak, startup
+from benchmarks import (
+    clients,
+    engine,
+    handoff,
+    interference,
+    kernels,
+    numerics,
+    quant,
+    simulator,
+    soak,
+    startup,
+)
 
 BENCHMARKS = {
     "handoff": handoff.main,
@@ -17,6 +28,7 @@ BENCHMARKS = {
     "clients": clients.main,
     "simulator": simulator.main,
     "kernels": kernels.main,
+    "quant": quant.main,
     "engine": engine.main,
     "startup": startup.main,
 }

@@ -20,7 +20,7 @@ from diptych.cli.machine import cores, port_error, shared_memory_error
 from diptych.cli.model import names_of
 from diptych.cli.options import HttpFlags
 from diptych.cli.result import PHASES
-from diptych.domain.cluster import ModelSpec
+from diptych.domain.cluster import ModelSpec, WeightFormat
 from diptych.domain.errors import SpecError
 from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.lifecycle import State
@@ -170,3 +170,25 @@ def test_the_banner_says_each_thing_once() -> None:
     assert "50% on large pages" in shown
     words = " ".join(shown.replace("│", " ").split())
     assert "first token after 2.0 s: workers 1.5 s, first token 0.5 s (process 0.2 s, warm up 1.0 s)" in words
+    assert "weights" not in shown
+
+
+def test_the_banner_shows_weights_where_a_pool_rounds_them() -> None:
+    pools: dict[str, WeightFormat] = {"prefill": "same", "decode": "int4"}
+    workers = tuple(
+        WorkerPlace(
+            worker_id=WorkerId(name), pool=name, role=Role(name), up=True, pid=7, incarnation=1, restarts=0,
+            last_end=None, cores=(0,), threads=1, kv_tokens=64, token_budget=512, max_running=4,
+            weights=weights, engine={},
+        )
+        for name, weights in pools.items()
+    )  # fmt: skip
+    topology = Topology(
+        model_dir="/m", engine="native", domain_id="host", domain_bytes=1 << 20, block_tokens=16,
+        block_bytes=64, kv_dtype="bfloat16", kv_tokens=64, max_model_tokens=64, workers=workers,
+    )  # fmt: skip
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(banner("tiny", topology, "http://127.0.0.1:1"))
+    lines = {line.split()[1]: line for line in console.export_text().splitlines() if len(line.split()) > 1}
+    assert "weights" in lines["worker"]
+    assert "bfloat16" in lines["prefill"] and "int4" in lines["decode"]

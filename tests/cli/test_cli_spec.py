@@ -166,3 +166,13 @@ def test_missing_file() -> None:
 )
 def test_parse_bytes(text: str, size: int) -> None:
     assert parse_bytes(text) == size
+
+
+def test_weights_are_a_key_of_each_pool(spec_file: str) -> None:
+    resolved = resolve(spec_file, ClusterFlags(set=("pools.slow.weights=int8",)), {})
+    assert [(_pool(resolved, name).weights) for name in ("fast", "slow")] == ["same", "int8"]
+    assert {pool.weights for pool in resolve(spec_file, ClusterFlags(weights="int4"), {}).spec.pools} == {
+        "int4"
+    }
+    with pytest.raises(SpecError, match=r"pools\.slow\.weights: .*'same', 'int8' or 'int4'"):
+        resolve(spec_file, ClusterFlags(set=("pools.slow.weights=fp8",)), {})

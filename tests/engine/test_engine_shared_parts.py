@@ -20,6 +20,7 @@ from diptych.kernels.invariant import InvariantKernels
 from diptych.models.decoder import decoder_parts
 from diptych.models.dummy import DummyWeights
 from diptych.models.family import Outer, Part, Unused
+from diptych.models.packing import Packing
 from diptych.models.registry import FAMILIES
 from diptych.models.resolve import read_model_shape
 from diptych.transfer.sealed import DamagedFile, create_unsealed, fill_once, is_sealed
@@ -61,7 +62,9 @@ def fd() -> Iterator[int]:
 def parts_of(model_dir: Path) -> list[Part]:
     shape = read_model_shape(model_dir)
     source = DummyWeights(0, torch.float32, CPU)
-    return list(decoder_parts(shape, FAMILIES[shape.architecture], InvariantKernels(CPU), source))
+    return list(
+        decoder_parts(shape, FAMILIES[shape.architecture], Packing(InvariantKernels(CPU), "same"), source)
+    )
 
 
 def never() -> Iterator[Part]:

@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 KERNELS, ENGINE = Path("tests/kernels"), Path("tests/engine")
 WATCHED = (
     KERNELS / "test_native_linear.py",
+    KERNELS / "test_native_quantised.py",
     KERNELS / "test_native_attention.py",
     KERNELS / "test_native_elementwise.py",
     ENGINE / "test_engine_sampler.py",

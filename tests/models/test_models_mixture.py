@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from diptych.kernels.fast import FastKernels
 from diptych.kernels.invariant import InvariantKernels
+from diptych.kernels.quantised import RoundedWeight
 from diptych.kernels.reference import ReferenceKernels
 from diptych.kernels.seam import Kernels, PackedLinear
 from diptych.models.family import ExpertNames
 from diptych.models.mixture import Mixture, build_mixture, mixture_tensors
+from diptych.models.packing import Packing
 from diptych.models.tensors import LayerTensors, TensorSource
 from diptych.performance.mixture_shape import MixtureShape
 from support.native_library import native_kernels
@@ -55,7 +57,7 @@ def tensors_of(mixture: MixtureShape, source: TensorSource) -> LayerTensors:
 
 
 def built(kernels: Kernels, mixture: MixtureShape, dtype: torch.dtype) -> Mixture:
-    return build_mixture(kernels, tensors_of(mixture, Drawn(dtype)), NAMES, mixture, "silu")
+    return build_mixture(Packing(kernels, "same"), tensors_of(mixture, Drawn(dtype)), NAMES, mixture, "silu")
 
 
 def rows_of(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -122,7 +124,7 @@ def test_an_expert_without_rows_is_not_computed() -> None:
 def test_experts_are_packed_one_at_a_time() -> None:
     """At most the gate and up of one expert are taken and not yet packed."""
     mixture, source = shape_of(4, 2), Drawn(torch.float32)
-    build_mixture(_Counting(source.log), tensors_of(mixture, source), NAMES, mixture, "silu")
+    build_mixture(Packing(_Counting(source.log), "same"), tensors_of(mixture, source), NAMES, mixture, "silu")
     waiting = most = 0
     for entry in source.log:
         waiting = 0 if entry == "pack" else waiting + 1
@@ -134,7 +136,7 @@ class _Counting(ReferenceKernels):
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
-    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
+    def pack(self, weight_ND: Tensor | RoundedWeight, bias_N: Tensor | None = None) -> PackedLinear:
         self.log.append("pack")
         return super().pack(weight_ND, bias_N)
 

@@ -16,6 +16,7 @@ from diptych.adapters.modelled import ModelledAdapter, ModelledEngine, modelled_
 from diptych.adapters.native import NativeOptions, build_native_engine
 from diptych.adapters.protocol import EngineAdapter
 from diptych.adapters.toy import ToyAdapter, ToyEngine, toy_layout
+from diptych.domain.cluster import WeightFormat
 
 
 class NativeEngine(msgspec.Struct, frozen=True, tag="native", kw_only=True):
@@ -25,6 +26,8 @@ class NativeEngine(msgspec.Struct, frozen=True, tag="native", kw_only=True):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     load_format: Literal["auto", "dummy"] = "auto"
     numerics: Literal["auto", "invariant", "fast"] = "auto"
+    weights: WeightFormat = "same"
+    """As in `diptych.domain.cluster.PoolSpec`."""
     device: str = "cpu"
 
 
@@ -79,6 +82,7 @@ def _build_native(
         dtype=spec.dtype,
         load_format=spec.load_format,
         numerics=spec.numerics,
+        weights=spec.weights,
         block_tokens=memory.block_tokens,
         device=spec.device,
         seed=seed,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from diptych.adapters.protocol import EngineAdapter
+from diptych.domain.cluster import WeightFormat
 from diptych.domain.errors import SpecError
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 
 class NativeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run a model; the names and values are those of `ModelSpec` and `KVSpec`."""
+    """How to run a model; the names and values are those of `ModelSpec`, `PoolSpec` and `KVSpec`."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     load_format: Literal["auto", "dummy"] = "auto"
     numerics: Literal["auto", "invariant", "fast"] = "auto"
+    weights: WeightFormat = "same"
     block_tokens: int = 16
     device: str = "cpu"
     seed: int = 0
@@ -97,6 +99,7 @@ def build_native_engine(
         dtype=dtype,
         device=device,
         load_format=options.load_format,
+        weights=options.weights,
         seed=options.seed,
         through=through,
     )

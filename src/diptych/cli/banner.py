@@ -61,10 +61,13 @@ def start_words(topology: Topology) -> str:
 
 def _workers(topology: Topology) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("worker", "role", "pid", "cores", "threads", "KV tokens", "chunk"):
+    rounded = any(worker.weights != "same" for worker in topology.workers)
+    headings = ("worker", "role", "pid", "cores", "threads", "KV tokens", "chunk")
+    for heading in (*headings, "weights") if rounded else headings:
         table.add_column(heading, justify="left" if heading in ("worker", "role") else "right")
     for worker in topology.workers:
-        table.add_row(*_cells(worker))
+        weights = topology.kv_dtype if worker.weights == "same" else worker.weights
+        table.add_row(*_cells(worker), *([weights] if rounded else []))
     return table
 
 

@@ -33,6 +33,8 @@ class ClusterFlags:
     """'dummy': the model's real shape with seeded random weights."""
     numerics: Literal["auto", "invariant", "fast"] | None = None
     """'invariant': results depend neither on the batch nor on the chunking, bit for bit."""
+    weights: Literal["same", "int8", "int4"] | None = None
+    """Numbers of the linear maps of every pool; of one: --set pools.decode.weights=int8."""
     kv_memory: str | None = None
     """Size of the shared KV segment, such as 512MiB or 2GiB."""
     block_tokens: int | None = None

@@ -51,6 +51,7 @@ SHORTHANDS: dict[str, Shorthand] = {
     "dtype": Shorthand("model.dtype"),
     "load_format": Shorthand("model.load_format"),
     "numerics": Shorthand("model.numerics"),
+    "weights": Shorthand("pools.*.weights"),
     "max_model_tokens": Shorthand("model.max_model_tokens"),
     "served_model_name": Shorthand("model.served_names", lambda value: _as_names(value)),
     "kv_memory": Shorthand("kv.memory_bytes", lambda value: parse_bytes(str(value))),

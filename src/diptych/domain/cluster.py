@@ -7,7 +7,7 @@ flags, environment.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,9 @@ from diptych.domain.worker import Role
 
 BUILTIN_MODEL = "builtin"
 """The model name that means the model shipped with the package."""
+
+WeightFormat: TypeAlias = Literal["same", "int8", "int4"]
+"""In which numbers a pool holds the weights of its linear maps; 'same': in the model's dtype."""
 
 
 class _Spec(BaseModel):
@@ -65,6 +68,10 @@ class PoolSpec(_Spec):
     max_running: int = Field(default=64, ge=1, description="Most sequences of one step.")
     chunked_prefill: bool = Field(
         default=True, description="False: a prompt is never cut, and no decode shares a step with it."
+    )
+    weights: WeightFormat = Field(
+        default="same",
+        description="'int8', 'int4': linear maps are rounded when loaded; 'same': as model.dtype says.",
     )
     device: DeviceSpec | None = Field(default=None, description="Catalogue hardware of each worker.")
     profile: ProfileSpec | None = Field(default=None, description="Measured behaviour of each worker.")

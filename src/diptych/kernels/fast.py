@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from diptych.kernels.elementwise import Elementwise
 from diptych.kernels.paging import Scratch, run_rows
+from diptych.kernels.quantised import RoundedWeight, plain
 from diptych.kernels.reference import visible
 from diptych.kernels.seam import AttentionShape, PackedLinear, Span
 
@@ -43,6 +44,7 @@ class FastKernels(Elementwise):
     def __init__(self, device: torch.device, dtype: torch.dtype, instead_of: str = "") -> None:
         """``instead_of``: said in the banner, why nothing quicker was chosen."""
         self._device = device
+        self._dtype = dtype
         self._instead_of = f"; {instead_of}" if instead_of else ""
         self._prepack = device.type == "cpu" and dtype == torch.bfloat16 and _can_prepack()
         self.packing = None if self._prepack else "plain"
@@ -53,8 +55,9 @@ class FastKernels(Elementwise):
         linear = "prepacked oneDNN" if self._prepack else "torch"
         return f"fast kernels ({linear} linear maps, flash attention over gathered blocks{self._instead_of})"
 
-    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
+    def pack(self, weight_ND: Tensor | RoundedWeight, bias_N: Tensor | None = None) -> PackedLinear:
         """Reorder once into oneDNN's blocked form where that pays (bfloat16 on CPU)."""
+        weight_ND = plain(weight_ND, self._dtype)
         width_out, width_in = weight_ND.shape
         if not self._prepack:
             return PackedLinear(weight_ND, bias_N, width_in, width_out)

@@ -31,6 +31,7 @@ from diptych.kernels.invariant_long import LongPlan, long_attention, plan_long
 from diptych.kernels.invariant_short import ShortPlan, plan_short, short_attention
 from diptych.kernels.invariant_tiles import query_tile_rows
 from diptych.kernels.paging import Scratch
+from diptych.kernels.quantised import RoundedWeight, plain
 from diptych.kernels.seam import AttentionShape, PackedLinear, Span
 
 CACHED_WEIGHT_BYTES = 4 << 20
@@ -61,9 +62,9 @@ class InvariantKernels(Elementwise):
         """See `Kernels.describe`."""
         return "invariant kernels (a row's bits depend neither on its batch nor on chunking)"
 
-    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
+    def pack(self, weight_ND: Tensor | RoundedWeight, bias_N: Tensor | None = None) -> PackedLinear:
         """Keeps the weight as it is, but on a cache line: alignment too may choose a library's inner loop."""
-        weight_ND = weight_ND.contiguous()
+        weight_ND = plain(weight_ND, torch.float32).contiguous()
         if weight_ND.data_ptr() % ALIGNMENT_BYTES:
             weight_ND = weight_ND.clone()
         return PackedLinear(weight_ND, bias_N, weight_ND.shape[1], weight_ND.shape[0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diptych.kernels.elementwise import Elementwise
+from diptych.kernels.quantised import RoundedWeight, plain
 from diptych.kernels.seam import AttentionShape, PackedLinear, Span
 
 
@@ -37,8 +38,9 @@ class ReferenceKernels(Elementwise):
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
-    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
-        """Keeps the weight as it is."""
+    def pack(self, weight_ND: Tensor | RoundedWeight, bias_N: Tensor | None = None) -> PackedLinear:
+        """Keeps the weight as it is; a rounded one in float32, which the formulas take."""
+        weight_ND = plain(weight_ND, torch.float32)
         return PackedLinear(weight_ND, bias_N, weight_ND.shape[1], weight_ND.shape[0])
 
     def linear(self, x_TD: Tensor, packed: PackedLinear) -> Tensor:

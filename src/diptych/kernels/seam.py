@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from diptych.domain.cluster import WeightFormat
+from diptych.kernels.quantised import RoundedWeight
+
 
 @dataclass(frozen=True)
 class PackedLinear:
@@ -25,6 +28,8 @@ class PackedLinear:
     width_out: int
     opaque: bool = False
     """Whether ``weight`` is in a library's private order instead of [N, D]."""
+    weights: WeightFormat = "same"
+    """In which numbers ``weight`` is held."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,11 @@ class Kernels(Protocol):
         """One line for the start banner: which implementation, and what it promises."""
         ...
 
-    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
-        """Prepare a weight for `linear`. The caller may drop its own reference afterwards."""
+    def pack(self, weight_ND: Tensor | RoundedWeight, bias_N: Tensor | None = None) -> PackedLinear:
+        """Prepare a weight for `linear`. The caller may drop its own reference afterwards.
+
+        A rounded weight is multiplied as what it was rounded to, in memory of its own size or of the dtype's.
+        """
         ...
 
     def linear(self, x_TD: Tensor, packed: PackedLinear) -> Tensor:

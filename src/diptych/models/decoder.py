@@ -30,6 +30,7 @@ from diptych.kernels.seam import (
 )
 from diptych.models.family import USUAL_EXPERTS, ExpertNames, Family, Layer, Outer, TensorShapes
 from diptych.models.feed_forward import build_feed_forward, feed_forward_tensors
+from diptych.models.packing import Packing
 from diptych.models.rotary import rotary_table
 from diptych.models.tensors import FamilyWeights, LayerTensors, TensorSource, merge
 from diptych.performance.model_rope import Rope
@@ -175,35 +176,35 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 
 
 def decoder_parts(
-    shape: ModelShape, family: Family, kernels: Kernels, source: TensorSource
+    shape: ModelShape, family: Family, packing: Packing, source: TensorSource
 ) -> Iterator[Outer | Layer]:
     """Load, merge and pack all weights, part by part and map by map, so that little is in memory twice."""
-    weights = FamilyWeights(source, shape, family)
-    yield _build_outer(shape, kernels, weights)
+    source = FamilyWeights(source, shape, family)
+    yield _build_outer(shape, packing, source)
     for index in range(shape.layers):
-        yield _build_layer(shape, family, kernels, weights, index)
+        yield _build_layer(shape, family, packing, source, index)
 
 
-def _build_outer(shape: ModelShape, kernels: Kernels, weights: FamilyWeights) -> Outer:
-    outer = {name: weights.take(name, size) for name, size in outer_tensors(shape).items()}
+def _build_outer(shape: ModelShape, packing: Packing, source: TensorSource) -> Outer:
+    outer = {name: source.take(name, size) for name, size in outer_tensors(shape).items()}
     embedding_VD = outer["model.embed_tokens.weight"]
     head_VD = embedding_VD if shape.tie_embeddings else outer.pop("lm_head.weight")
-    return Outer(embedding_VD, outer["model.norm.weight"], kernels.pack(head_VD))
+    return Outer(embedding_VD, outer["model.norm.weight"], packing.head(head_VD))
 
 
 def _build_layer(
-    shape: ModelShape, family: Family, kernels: Kernels, weights: TensorSource, index: int
+    shape: ModelShape, family: Family, packing: Packing, source: TensorSource, index: int
 ) -> Layer:
-    tensors = LayerTensors(weights, f"model.layers.{index}.", family.layer_tensors(shape, index))
+    tensors = LayerTensors(source, f"model.layers.{index}.", family.layer_tensors(shape, index))
     norms = family.norms
     return Layer(
         input_norm_D=tensors["input_layernorm.weight"],
-        qkv=merge(kernels, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
+        qkv=merge(packing, tensors, [f"self_attn.{name}_proj" for name in "qkv"]),
         head_norms=_head_norms(tensors, shape.rms_eps),
-        attention_out=kernels.pack(tensors["self_attn.o_proj.weight"]),
+        attention_out=packing.linear(tensors["self_attn.o_proj.weight"]),
         attention_out_norm_D=_norm(tensors, norms.attention_out),
         mlp_norm_D=tensors[f"{norms.mlp}.weight"],
-        mlp=build_feed_forward(shape, index, family, kernels, tensors),
+        mlp=build_feed_forward(shape, index, family, packing, tensors),
         mlp_out_norm_D=_norm(tensors, norms.mlp_out),
     )
 

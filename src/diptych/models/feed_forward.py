@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from diptych.kernels.seam import Kernels
 from diptych.models.family import ExpertNames, Family, FeedForward, GatedNames, TensorShapes
 from diptych.models.mixture import build_mixture, mixture_tensors
 from diptych.models.mlp import build_gated, gated_tensors
+from diptych.models.packing import Packing
 from diptych.performance.model_shape import ModelShape
 
 DENSE = "mlp."
@@ -28,10 +28,10 @@ def feed_forward_tensors(shape: ModelShape, layer: int, experts: ExpertNames) ->
 
 
 def build_feed_forward(
-    shape: ModelShape, layer: int, family: Family, kernels: Kernels, tensors: Mapping[str, Tensor]
+    shape: ModelShape, layer: int, family: Family, packing: Packing, tensors: Mapping[str, Tensor]
 ) -> FeedForward:
     """Pack what `feed_forward_tensors` names."""
     mixture = shape.mixture_of(layer)
     if mixture is None:
-        return build_gated(kernels, tensors, DENSE, GatedNames(), family.activation)
-    return build_mixture(kernels, tensors, family.experts, mixture, family.activation)
+        return build_gated(packing, tensors, DENSE, GatedNames(), family.activation)
+    return build_mixture(packing, tensors, family.experts, mixture, family.activation)

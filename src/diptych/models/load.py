@@ -11,11 +11,13 @@ from typing import Literal
 
 import torch
 
+from diptych.domain.cluster import WeightFormat
 from diptych.domain.errors import Bug
 from diptych.kernels.seam import Kernels
 from diptych.models.decoder import Decoder, decoder_parts
 from diptych.models.dummy import DummyWeights
 from diptych.models.family import Layer, Outer, Part, Unused
+from diptych.models.packing import Packing
 from diptych.models.registry import FAMILIES
 from diptych.models.weights import Checkpoint
 from diptych.performance.model_shape import ModelShape
@@ -34,6 +36,7 @@ def load_decoder(
     dtype: torch.dtype,
     device: torch.device,
     load_format: LoadFormat = "auto",
+    weights: WeightFormat = "same",
     seed: int = 0,
     through: Through = iter,
 ) -> tuple[Decoder, tuple[str, ...]]:
@@ -42,20 +45,21 @@ def load_decoder(
     Raises:
         SpecError: a tensor is missing, misshapen or unreadable.
     """
+    packing = Packing(kernels, weights)
     if load_format == "dummy":
-        parts = _dummy_parts(shape, kernels, DummyWeights(seed, dtype, device))
+        parts = _dummy_parts(shape, packing, DummyWeights(seed, dtype, device))
     else:
-        parts = _checkpoint_parts(shape, kernels, Checkpoint(model_dir, dtype, device))
+        parts = _checkpoint_parts(shape, packing, Checkpoint(model_dir, dtype, device))
     return _assemble(shape, kernels, through(parts))
 
 
-def _dummy_parts(shape: ModelShape, kernels: Kernels, source: DummyWeights) -> Iterator[Part]:
-    yield from decoder_parts(shape, FAMILIES[shape.architecture], kernels, source)
+def _dummy_parts(shape: ModelShape, packing: Packing, source: DummyWeights) -> Iterator[Part]:
+    yield from decoder_parts(shape, FAMILIES[shape.architecture], packing, source)
 
 
-def _checkpoint_parts(shape: ModelShape, kernels: Kernels, source: Checkpoint) -> Iterator[Part]:
+def _checkpoint_parts(shape: ModelShape, packing: Packing, source: Checkpoint) -> Iterator[Part]:
     with source as checkpoint:
-        yield from decoder_parts(shape, FAMILIES[shape.architecture], kernels, checkpoint)
+        yield from decoder_parts(shape, FAMILIES[shape.architecture], packing, checkpoint)
         tied_copy = {"lm_head.weight"} if shape.tie_embeddings else set[str]()
         yield Unused(tuple(name for name in checkpoint.unused() if name not in tied_copy))
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from diptych.kernels.seam import Kernels, PackedLinear
 from diptych.models.family import Activation, ExpertNames, TensorShapes
 from diptych.models.mlp import GatedMlp, build_gated, gated_tensors
+from diptych.models.packing import Packing
 from diptych.performance.mixture_shape import MixtureShape
 
 
@@ -70,7 +71,7 @@ def mixture_tensors(names: ExpertNames, hidden: int, mixture: MixtureShape) -> T
 
 
 def build_mixture(
-    kernels: Kernels,
+    packing: Packing,
     tensors: Mapping[str, Tensor],
     names: ExpertNames,
     mixture: MixtureShape,
@@ -78,9 +79,9 @@ def build_mixture(
 ) -> Mixture:
     """Merge and pack the tensors that `mixture_tensors` names, one expert at a time."""
     return Mixture(
-        router=kernels.pack(tensors[f"{names.block}gate.weight"]),
+        router=packing.router(tensors[f"{names.block}gate.weight"]),
         experts=tuple(
-            build_gated(kernels, tensors, f"{names.block}experts.{expert}.", names.maps, activation)
+            build_gated(packing, tensors, f"{names.block}experts.{expert}.", names.maps, activation)
             for expert in range(mixture.experts)
         ),
         experts_per_token=mixture.experts_per_token,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diptych.kernels.seam import Kernels, PackedLinear
 from diptych.models.family import Activation, GatedNames, TensorShapes
+from diptych.models.packing import Packing
 from diptych.models.tensors import merge
 
 
@@ -42,11 +43,11 @@ def gated_tensors(prefix: str, names: GatedNames, hidden: int, width: int) -> Te
 
 
 def build_gated(
-    kernels: Kernels, tensors: Mapping[str, Tensor], prefix: str, names: GatedNames, activation: Activation
+    packing: Packing, tensors: Mapping[str, Tensor], prefix: str, names: GatedNames, activation: Activation
 ) -> GatedMlp:
     """Merge and pack the tensors that `gated_tensors` names."""
     return GatedMlp(
-        gate_up=merge(kernels, tensors, [prefix + names.gate, prefix + names.up]),
-        down=kernels.pack(tensors[f"{prefix}{names.down}.weight"]),
+        gate_up=merge(packing, tensors, [prefix + names.gate, prefix + names.up]),
+        down=packing.linear(tensors[f"{prefix}{names.down}.weight"]),
         activation=activation,
     )

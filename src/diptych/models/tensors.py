@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from diptych.kernels.seam import Kernels, PackedLinear
+from diptych.kernels.seam import PackedLinear
 from diptych.models.family import Family, TensorShapes
+from diptych.models.packing import Packing
 from diptych.performance.model_shape import ModelShape
 
 
@@ -60,8 +61,8 @@ class LayerTensors(Mapping[str, Tensor]):
         return len(self._shapes)
 
 
-def merge(kernels: Kernels, tensors: Mapping[str, Tensor], names: Sequence[str]) -> PackedLinear:
+def merge(packing: Packing, tensors: Mapping[str, Tensor], names: Sequence[str]) -> PackedLinear:
     """Several linear maps of one input as one."""
     weight = torch.cat([tensors[f"{name}.weight"] for name in names])
     biases = [tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors]
-    return kernels.pack(weight, torch.cat(biases) if biases else None)
+    return packing.linear(weight, torch.cat(biases) if biases else None)

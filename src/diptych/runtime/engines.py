@@ -14,7 +14,7 @@ from diptych.adapters.build import EngineSpec, NativeEngine
 from diptych.adapters.modelled import ModelledEngine, modelled_layout
 from diptych.adapters.toy import ToyEngine, toy_layout
 from diptych.builtin import builtin_model_dir
-from diptych.domain.cluster import ClusterSpec
+from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import SpecError
 from diptych.domain.fleet import ProfileSpec
 from diptych.domain.kv import KVLayout
@@ -57,18 +57,28 @@ def choose_engine(spec: ClusterSpec, engine: EngineName) -> EngineChoice:
         SpecError: no such model directory, a config that is not supported, a limit beyond the model's.
     """
     if isinstance(engine, ModelledPools):
+        _refuse_weights(spec, "modelled", "say the weights of the hardware (device.weights) instead")
         return _modelled(spec, engine)
     model_dir = resolve_model_dir(spec.model.path)
     shape = read_model_shape(model_dir)
-    built = _engine_spec(spec, engine, model_dir, shape)
+    native = engine == "native"
+    if not native:
+        _refuse_weights(spec, "toy", "it has none; leave the key out")
     return EngineChoice(
-        engines={pool.name: built for pool in spec.pools},
+        engines={pool.name: _engine_spec(spec, pool, engine, model_dir, shape) for pool in spec.pools},
         model_dir=model_dir,
         shape=shape,
-        layout=_layout(spec, built, shape),
+        layout=_layout(spec, shape) if native else toy_layout(spec.kv.block_tokens),
         max_model_tokens=_max_model_tokens(spec, shape),
-        name="toy" if isinstance(built, ToyEngine) else "native",
+        name="native" if native else "toy",
     )
+
+
+def _refuse_weights(spec: ClusterSpec, engine: str, remedy: str) -> None:
+    for pool in spec.pools:
+        if pool.weights != "same":
+            key = f"pools.{pool.name}.weights"
+            raise SpecError(f"{key}: the {engine} engine cannot hold weights in {pool.weights}; {remedy}")
 
 
 def _modelled(spec: ClusterSpec, modelled: ModelledPools) -> EngineChoice:
@@ -91,7 +101,11 @@ def _modelled(spec: ClusterSpec, modelled: ModelledPools) -> EngineChoice:
 
 
 def _engine_spec(
-    spec: ClusterSpec, engine: Literal["native", "toy"] | ToyEngine, model_dir: Path, shape: ModelShape
+    spec: ClusterSpec,
+    pool: PoolSpec,
+    engine: Literal["native", "toy"] | ToyEngine,
+    model_dir: Path,
+    shape: ModelShape,
 ) -> EngineSpec:
     if isinstance(engine, ToyEngine):
         return engine
@@ -99,13 +113,16 @@ def _engine_spec(
         return ToyEngine(vocab_size=shape.vocab)
     model = spec.model
     return NativeEngine(
-        model_dir=str(model_dir), dtype=model.dtype, load_format=model.load_format, numerics=model.numerics
+        model_dir=str(model_dir),
+        dtype=model.dtype,
+        load_format=model.load_format,
+        numerics=model.numerics,
+        weights=pool.weights,
     )
 
 
-def _layout(spec: ClusterSpec, engine: EngineSpec, shape: ModelShape) -> KVLayout:
-    if isinstance(engine, ToyEngine):
-        return toy_layout(spec.kv.block_tokens)
+def _layout(spec: ClusterSpec, shape: ModelShape) -> KVLayout:
+    """The same for all pools, in whatever numbers they hold their weights."""
     return shape.kv_layout(spec.kv.block_tokens, shape.compute_dtype(spec.model.dtype))
 
 

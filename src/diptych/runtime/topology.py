@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from diptych.domain.cluster import WeightFormat
 from diptych.domain.ids import WorkerId
 from diptych.domain.kv import KVLayout
 from diptych.domain.worker import Role, WorkerStats
@@ -32,6 +33,8 @@ class WorkerPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens whose KV fits into its arena."""
     token_budget: int
     max_running: int
+    weights: WeightFormat = "same"
+    """In which numbers its linear maps are held; 'same': in those of the KV."""
     engine: dict[str, str]
     """What its engine says of itself: numerics, kernels and the like; empty until it is up."""
     start_s: dict[str, float] = {}
@@ -75,6 +78,7 @@ def place_of(slot: Slot, layout: KVLayout) -> WorkerPlace:
         kv_tokens=share.arena.blocks * layout.block_tokens,
         token_budget=share.pool.token_budget,
         max_running=share.pool.max_running,
+        weights=share.pool.weights,
         engine=incarnation.description if incarnation is not None else {},
         start_s=incarnation.start_s if incarnation is not None else {},
     )

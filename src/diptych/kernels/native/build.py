@@ -25,7 +25,17 @@ QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
 
 PROCESSOR = tuple(
     f"-m{it}"
-    for it in ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512bf16", "amx-tile", "amx-bf16", "fma")
+    for it in (
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512bf16",
+        "amx-tile",
+        "amx-bf16",
+        "amx-int8",
+        "fma",
+    )
 )
 
 SANITIZE = (

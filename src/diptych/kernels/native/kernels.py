@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diptych.domain.cluster import WeightFormat
 from diptych.kernels.fast import FastKernels, FastPlan
 from diptych.kernels.native.load import VERSION
+from diptych.kernels.quantised import RoundedWeight
 from diptych.kernels.seam import (
     AttentionShape,
     DrawRule,
@@ -33,6 +35,12 @@ ALIGNMENT_BYTES = 64
 
 MOST_PLACED_DIM = 512
 """Head width of which one fits the room for a normed head."""
+
+FORMATS: dict[WeightFormat, int] = {"same": 0, "int8": 1, "int4": 2}
+"""As the library numbers them."""
+
+MOST_WHOLE_INPUTS = 1 << 17
+"""Of a rounded weight: more products of two int8 could be more than an int32 holds."""
 
 MOST_HEAD_DIM, HEAD_DIM_STEP, MOST_GROUP = 256, 32, 16
 """What the attention kernel takes; other shapes go to torch."""
@@ -66,16 +74,31 @@ class NativeKernels:
         """See `Kernels.describe`."""
         return f"native kernels (AVX-512 and AMX in bfloat16, batch-invariant, threads: {self._threads})"
 
-    def pack(self, weight_ND: Tensor, bias_N: Tensor | None = None) -> PackedLinear:
-        """In the order in which tiles read it."""
-        weight_ND = _bf16(weight_ND).contiguous()
-        outputs, width = weight_ND.shape
-        size = self._call.dp_linear_bytes(outputs, width)
-        room = torch.empty(size + ALIGNMENT_BYTES, dtype=torch.uint8)
-        packed = room[-room.data_ptr() % ALIGNMENT_BYTES :][:size]
-        self._call.dp_linear_pack(weight_ND.data_ptr(), outputs, width, packed.data_ptr())
+    def pack(self, weight_ND: Tensor | RoundedWeight, bias_N: Tensor | None = None) -> PackedLinear:
+        """In the order in which tiles read it, rounded weights in their own size."""
+        if isinstance(weight_ND, RoundedWeight) and weight_ND.codes_ND.shape[1] > MOST_WHOLE_INPUTS:
+            weight_ND = weight_ND.dequantised(torch.bfloat16)
+        rounded = weight_ND if isinstance(weight_ND, RoundedWeight) else None
+        weights: WeightFormat = "same" if rounded is None else rounded.weights
+        factors_NG = (
+            None if rounded is None or rounded.factors_NG is None else rounded.factors_NG.contiguous()
+        )
+        scales_N = None if rounded is None else rounded.scales_N.contiguous()
+        values_ND = _bf16(weight_ND) if isinstance(weight_ND, Tensor) else weight_ND.codes_ND
+        values_ND = values_ND.contiguous()
+        outputs, width = values_ND.shape
+        packed = _room(self._call.dp_linear_bytes(FORMATS[weights], outputs, width))
+        self._call.dp_linear_pack(
+            FORMATS[weights],
+            values_ND.data_ptr(),
+            None if factors_NG is None else factors_NG.data_ptr(),
+            None if scales_N is None else scales_N.data_ptr(),
+            outputs,
+            width,
+            packed.data_ptr(),
+        )
         bias_N = None if bias_N is None else _bf16(bias_N).contiguous()
-        return PackedLinear(packed, bias_N, width, outputs, opaque=True)
+        return PackedLinear(packed, bias_N, width, outputs, opaque=True, weights=weights)
 
     def linear(self, x_TD: Tensor, packed: PackedLinear) -> Tensor:
         """See `Kernels.linear`."""
@@ -83,6 +106,7 @@ class NativeKernels:
         rows, outputs, bias = x_TD.shape[0], packed.width_out, packed.bias_N
         out_TN = torch.empty((rows, outputs), dtype=torch.bfloat16)
         self._call.dp_linear(
+            FORMATS[packed.weights],
             x_TD.data_ptr(),
             x_TD.stride(0),
             rows,
@@ -251,6 +275,12 @@ def _gated(gate_mul: Callable[[int, int, int, int], None], gate_up_TI: Tensor) -
     out_TI = torch.empty((rows, width), dtype=torch.bfloat16)
     gate_mul(gate_up_TI.data_ptr(), rows, width, out_TI.data_ptr())
     return out_TI
+
+
+def _room(size_bytes: int) -> Tensor:
+    """Memory of its own for a packed weight, on a cache line."""
+    room = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8)
+    return room[-room.data_ptr() % ALIGNMENT_BYTES :][:size_bytes]
 
 
 def _bf16(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ void keep_freed_memory() {
 }  // namespace
 
 // Rises with every change of a signature.
-extern "C" int dp_version() { return 3; }
+extern "C" int dp_version() { return 4; }
 
 // Whether this process may use tiles. To be asked once before anything else.
 extern "C" int dp_ready() {

@@ -15,10 +15,20 @@ from diptych.kernels.native.build import LIBRARY
 SWITCH = "DIPTYCH_KERNELS"
 """``torch`` turns native kernels off."""
 
-VERSION = 3
+VERSION = 4
 """Of the signatures below; the library says its own."""
 
-NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "amx_tile", "amx_bf16", "fma")
+NEEDED = (
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512dq",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+    "fma",
+)
 
 _P, _L, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 
@@ -26,9 +36,9 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dp_version": (_I, ()),
     "dp_ready": (_I, ()),
     "dp_set_threads": (None, (_I,)),
-    "dp_linear_bytes": (_L, (_L, _L)),
-    "dp_linear_pack": (None, (_P, _L, _L, _P)),
-    "dp_linear": (None, (_P, _L, _L, _P, _P, _L, _L, _P, _L, _I)),
+    "dp_linear_bytes": (_L, (_I, _L, _L)),
+    "dp_linear_pack": (None, (_I, _P, _P, _P, _L, _L, _P)),
+    "dp_linear": (None, (_I, _P, _L, _L, _P, _P, _L, _L, _P, _L, _I)),
     "dp_attention": (None, (_P, _L, _P, _P, _P, _L, _P, _I, _P, _I, _I, _I, _I, _I)),
     "dp_rms_norm": (None, (_P, _L, _L, _L, _L, _P, _F, _P)),
     "dp_add_norm": (None, (_P, _P, _L, _L, _P, _F, _P, _P)),
