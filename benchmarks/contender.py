@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.peers import PEERS, SHAPE
 
-BLOCKS = 2200
-"""Room for 8 sequences of 4,096 tokens, and some."""
+BLOCKS = 1100
+"""Room for 16,384 tokens, and some."""
 
 Step = Callable[[], object]
 Timed = Callable[[list[Any]], Step]

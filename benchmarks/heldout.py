@@ -46,8 +46,14 @@ def held_out() -> HeldOut:
     talk = Talk(build_world())
     tokens_RT, produced_RT = data.batch(tokenizer, talk, SEED, ROWS, ROW_TOKENS, LATER)
     asked = (it[:-1] for it in documents(talk, SEED + 1, mix=LATER) if it[-1].role == "assistant")
-    answer = tokenizer.token_to_id(ASSISTANT)
+    answer = _id_of(ASSISTANT, tokenizer)
     prompts = tuple((*data.encode(tokenizer, it)[0], answer) for it in islice(asked, PROMPTS))
-    return HeldOut(
-        torch.from_numpy(tokens_RT), torch.from_numpy(produced_RT), prompts, tokenizer.token_to_id(END)
-    )
+    end = _id_of(END, tokenizer)
+    return HeldOut(torch.from_numpy(tokens_RT), torch.from_numpy(produced_RT), prompts, end)
+
+
+def _id_of(token: str, tokenizer: Tokenizer) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the built-in tokenizer has no {token!r}")
+    return found

@@ -24,7 +24,8 @@ PYTHONS = {"vLLM": "DIPTYCH_PEER_VLLM", "OpenVINO GenAI": "DIPTYCH_PEER_OPENVINO
 MOST_TOKENS = 8448
 """Of one sequence, and of one step: a prompt of 8,192 is one step."""
 
-KV_GIB = 4
+KV_GIB = 2
+"""For 16,384 tokens, and some."""
 SOME_TOKENS = 64
 """A batch decodes so many steps before it is made anew."""
 
