@@ -49,7 +49,8 @@ async def main(console: Console) -> None:
     for threads in sorted({1, len(os.sched_getaffinity(0))}, reverse=True):
         found[f"{threads} threads"] = result = await _measure(threads, console)
         console.print(_table(f"{threads} threads", result))
-    console.print(f"written to {save('engine', found)}")
+        path = save("engine", found)
+        console.print(f"written to {path}")
 
 
 OWN = ("diptych", "transformers") if present() else ("diptych", "diptych on torch", "transformers")
@@ -57,6 +58,10 @@ OWN = ("diptych", "transformers") if present() else ("diptych", "diptych on torc
 
 PYTHONS = dict.fromkeys(OWN, sys.executable) | present()
 """Who takes part → the Python it runs on."""
+
+
+class ContenderEnded(Exception):
+    """It has no more answers."""
 
 
 class Contender:
@@ -98,12 +103,17 @@ class Contender:
         while line := await self._process.stdout.readline():
             if line.startswith((b"{", b"[")) or line[:1].isdigit():
                 return json.loads(line)
-        raise RuntimeError(f"a contender ended with status {await self._process.wait()}")
+        raise ContenderEnded(f"ended with status {await self._process.wait()}")
 
 
 async def _measure(threads: int, console: Console) -> dict[str, Any]:
     steps = STEPS if threads > 1 else SHORT_STEPS
-    contenders = {name: await Contender.begin(name, threads) for name in PYTHONS}
+    contenders: dict[str, Contender] = {}
+    for name in PYTHONS:
+        try:
+            contenders[name] = await Contender.begin(name, threads)
+        except ContenderEnded as why:
+            console.print(f"{name} is left out: it {why}")
     machine = Machine(threads)
     rows: list[dict[str, Any]] = []
     for step in track(steps, f"{threads} threads", console=console, transient=True):
@@ -145,7 +155,7 @@ def _floor_s(step: list[Any], stream: float, tiles: float) -> float:
 
 def _table(title: str, result: dict[str, Any]) -> Table:
     rates = f"{result['stream_bytes_per_s'] / 1e9:.1f} GB/s, {result['tile_flop_per_s'] / 1e12:.2f} TF/s"
-    table = Table("step", "floor", *PYTHONS, "diptych / floor", title=f"{title}: {rates}")
+    table = Table("step", "floor", *result["start"], "diptych / floor", title=f"{title}: {rates}")
     for row in result["rows"]:
         kind, *sizes = row["step"]
         cells = [_cell(kind, sizes, seconds) for seconds in (row["floor_s"], *row["p50_s"].values())]
