@@ -33,6 +33,7 @@ PURE_STANDARD = frozenset(
     {
         "__future__",
         "abc",
+        "array",
         "bisect",
         "collections",
         "contextlib",

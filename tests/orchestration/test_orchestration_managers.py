@@ -171,7 +171,7 @@ def test_the_index_finds_leading_runs_of_any_owner() -> None:
     def leading(hashes: list[BlockHash], domain: DomainId = HERE) -> list[dict[str, BlockId]]:
         """Owner → block, for each block of the run."""
         return [
-            {holder.owner: holder.blocks[block_hash] for holder in stretch.holders}
+            {holder.owner: holder.ids((block_hash,))[0] for holder in stretch.holders}
             for stretch in index.leading(domain, hashes)
             for block_hash in hashes[stretch.start : stretch.stop]
         ]

@@ -254,8 +254,8 @@ class LeapMachine(RuleBasedStateMachine):
         waited_for = False
         if steady is not None and steady.steps:
             scheduler.leap(steady.steps, TOKEN)
-            news = scheduler.drain_events()
-            waited_for = any(isinstance(event, BlocksCached) for event in news) and self._looks(scheduler)
+            named = any(run.cached for run in scheduler._pool.news)
+            waited_for = named and self._looks(scheduler)
         again = scheduler.steady()
         if waited_for:
             return

@@ -57,11 +57,11 @@ def test_it_runs_once_the_blocks_are_filled_and_publishes_them():
     stats = worker.scheduler.stats()
     assert (stats.waiting, stats.held_blocks, stats.reserved_blocks, stats.busy) == (1, 3, 1, False)
     transfer(memory, fetch)
-    (cached,) = worker.scheduler.fetched(NAME, 1)
+    assert worker.scheduler.fetched(NAME, 1) == []
+    worker.run()
+    _, cached, started = worker.events[:3]
     assert isinstance(cached, BlocksCached)
     assert cached.block_ids == (0, 1)
-    worker.run()
-    (started,) = worker.said(DecodeStarted)
     assert started == DecodeStarted(NAME, 1, copied_bytes=3 * memory.layout.block_bytes)
     assert len(worker.output("r0")) == 5
     assert worker.scheduler.stats().held_blocks == 0

@@ -27,7 +27,7 @@ from diptych.domain.events import (
     Reserved,
     ReserveRefused,
 )
-from diptych.domain.ids import BlockId, LeaseId, RequestId, TokenId
+from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, TokenId
 from diptych.domain.request import FinishReason, SamplingParams, Work
 from diptych.domain.step import StepResult
 from diptych.domain.worker import Arena
@@ -296,17 +296,35 @@ def test_stats_count_half_done_prompts() -> None:
 # ---------------------------------------------------------------- prompt cache
 
 
-def test_full_blocks_are_published_with_the_commit_that_filled_them() -> None:
+def test_full_blocks_are_told_with_the_next_answer_in_one_piece() -> None:
     worker = OneWorker(token_budget=6)
     worker.tell(start("r", count(10), 4))
     worker.step()
-    first = worker.said(BlocksCached)
-    hashes = work(prompt=count(10)).block_hashes
-    assert [event.hashes for event in first if isinstance(event, BlocksCached)] == [hashes[:1]]
+    assert worker.said(BlocksCached) == []
+    before = len(worker.events)
     worker.step()
-    second = worker.said(BlocksCached)[1]
-    assert isinstance(second, BlocksCached)
-    assert second.hashes == hashes[1:]
+    cached, started = worker.events[before:]
+    assert isinstance(cached, BlocksCached)
+    assert cached.hashes == work(prompt=count(10)).block_hashes[:2]
+    assert isinstance(started, DecodeStarted)
+
+
+def test_news_keep_their_order_and_nothing_is_lost() -> None:
+    """An index that follows what is said knows exactly what is cached, whatever was evicted in between."""
+    worker = OneWorker(arena=Arena(0, 6))
+    index: dict[BlockHash, BlockId] = {}
+    for turn in range(12):
+        worker.tell(start(f"r{turn}", tuple(range(100 * (turn % 5), 100 * (turn % 5) + 9 + turn % 3)), 6))
+        worker.run()
+    for event in worker.events:
+        if isinstance(event, BlocksCached):
+            assert not index.keys() & set(event.hashes)
+            index.update(zip(event.hashes, event.block_ids, strict=True))
+        elif isinstance(event, BlocksEvicted):
+            for block_hash in event.hashes:
+                del index[block_hash]
+    assert len(worker.said(BlocksEvicted)) > 3
+    assert len(index) == len(set(index.values())) == worker.scheduler.stats().cached_blocks
 
 
 def test_decode_publishes_too_and_the_next_turn_finds_it() -> None:

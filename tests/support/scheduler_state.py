@@ -3,6 +3,7 @@ the private parts of the scheduling package by walking them, so that new ones ar
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from diptych.domain.request import Phase
 from diptych.scheduling import Scheduler
 from diptych.scheduling.decoding import Decodes
+from diptych.scheduling.prefix_cache import PrefixCache
 from diptych.scheduling.sequence import Sequence
 
 MEMOS = {
@@ -25,6 +27,9 @@ MEMOS = {
     "round",
     "due",
     "ends",
+    "rest_of",
+    "_rests",
+    "_places",
 }
 """Names of what follows from the rest, or says how it is remembered."""
 
@@ -39,7 +44,7 @@ def _progress(decodes: Decodes, sequence: Sequence) -> Any:
     """A decoding sequence as it would be if somebody had looked at it, and what is expected of it."""
     computed = decodes.computed(sequence)
     missing = computed + 1 - sequence.tokens
-    output = sequence.output + [decodes._filler] * missing
+    output = [*sequence.output, *[decodes._filler] * missing]
     return computed, output, sequence.due - decodes.round, sequence.ends - decodes.round
 
 
@@ -49,11 +54,10 @@ def _plain(value: Any, seen: dict[int, int]) -> Any:
     if isinstance(value, msgspec.Struct):
         return value  # frozen words of the domain
     if isinstance(value, dict):
-        # The order counts for idle blocks; elsewhere it is the same if all else is.
         return [(_plain(key, seen), _plain(item, seen)) for key, item in value.items()]
     if isinstance(value, set | frozenset):
         return sorted(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | array):
         return [_plain(item, seen) for item in value]
     if id(value) in seen:
         return f"object {seen[id(value)]}"
@@ -61,7 +65,10 @@ def _plain(value: Any, seen: dict[int, int]) -> Any:
     names = [name for name in _names(value) if name not in MEMOS]
     if isinstance(value, Sequence) and value.running and value.phase is Phase.DECODE:
         names = [name for name in names if name not in ("computed", "output")]  # see `_progress`
-    return {name: _plain(getattr(value, name), seen) for name in names}
+    plain = {name: _plain(getattr(value, name), seen) for name in names}
+    if isinstance(value, PrefixCache):
+        plain["resting"] = list(value.resting())
+    return plain
 
 
 def _names(value: Any) -> list[str]:

@@ -6,7 +6,7 @@ it without deciding anything. Knows: orders. Does not know: how they are carried
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from diptych.domain.request import Work
 # ---------------------------------------------------------------- to a worker
 
 
+@final
 class Reserve(msgspec.Struct, frozen=True, tag="reserve"):
     """Set ``blocks`` aside for the decode of ``work`` before its prefill starts, and get to know it: the
     order to decode then carries only what is new, so that a handoff costs the same for any prompt.
@@ -38,6 +39,7 @@ class Reserve(msgspec.Struct, frozen=True, tag="reserve"):
         return self.work.attempt
 
 
+@final
 class LeaseBlocks(msgspec.Struct, frozen=True, tag="lease_blocks"):
     """Lend the cached blocks with these hashes. Answered by `Leased` with those that are still there."""
 
@@ -45,12 +47,14 @@ class LeaseBlocks(msgspec.Struct, frozen=True, tag="lease_blocks"):
     hashes: tuple[BlockHash, ...]
 
 
+@final
 class ReleaseLease(msgspec.Struct, frozen=True, tag="release_lease"):
     """The borrower is done (or dead). Unknown leases are ignored; no answer."""
 
     lease_id: LeaseId
 
 
+@final
 class StartPrefill(msgspec.Struct, frozen=True, tag="start_prefill"):
     """Compute KV for all tokens of ``work``, then sample the next token.
 
@@ -64,6 +68,7 @@ class StartPrefill(msgspec.Struct, frozen=True, tag="start_prefill"):
     export_lease: LeaseId | None = None
 
 
+@final
 class StartDecode(msgspec.Struct, frozen=True, tag="start_decode"):
     """Go on from KV that is already in ``block_ids`` for the first ``computed_tokens`` tokens.
 
@@ -84,6 +89,7 @@ class StartDecode(msgspec.Struct, frozen=True, tag="start_decode"):
     source: WorkerId | None = None
 
 
+@final
 class FinishWork(msgspec.Struct, frozen=True, tag="finish_work"):
     """The front end has seen a stop string: end as finished. Answered by `Dropped`."""
 
@@ -91,6 +97,7 @@ class FinishWork(msgspec.Struct, frozen=True, tag="finish_work"):
     attempt: int
 
 
+@final
 class DropWork(msgspec.Struct, frozen=True, tag="drop_work"):
     """Forget the request in whatever state it is here: reserved, waiting, running. Answered by `Dropped`,
     also when nothing was known (so that the order can be repeated)."""
@@ -106,6 +113,7 @@ WorkerCommand: TypeAlias = (
 # ---------------------------------------------------------------- to the driver
 
 
+@final
 class Send(msgspec.Struct, frozen=True, tag="send"):
     """Pass ``command`` to this incarnation of a worker; drop it silently if that incarnation is gone (its
     `WorkerLostEvent` is on the way or has been handled)."""
@@ -115,6 +123,7 @@ class Send(msgspec.Struct, frozen=True, tag="send"):
     command: WorkerCommand
 
 
+@final
 class KillWorker(msgspec.Struct, frozen=True, tag="kill_worker"):
     """End this incarnation for certain (it hangs). `WorkerLostEvent` follows once it can write no more."""
 
@@ -123,12 +132,14 @@ class KillWorker(msgspec.Struct, frozen=True, tag="kill_worker"):
     reason: str
 
 
+@final
 class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
     """The one client-visible outcome of a request."""
 
     report: RequestReport
 
 
+@final
 class WakeAt(msgspec.Struct, frozen=True, tag="wake_at"):
     """Raise a `Tick` at this time. Replaces any earlier wish."""
 

@@ -6,7 +6,7 @@ what the driver hands to the orchestrator. Tokens are not among them: they go st
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from diptych.domain.worker import WorkerInfo, WorkerStats
 # ---------------------------------------------------------------- from a worker
 
 
+@final
 class Reserved(msgspec.Struct, frozen=True, tag="reserved"):
     """The blocks are set aside."""
 
@@ -24,6 +25,7 @@ class Reserved(msgspec.Struct, frozen=True, tag="reserved"):
     attempt: int
 
 
+@final
 class ReserveRefused(msgspec.Struct, frozen=True, tag="reserve_refused"):
     """There is no room now; nothing is held."""
 
@@ -32,6 +34,7 @@ class ReserveRefused(msgspec.Struct, frozen=True, tag="reserve_refused"):
     available_blocks: int
 
 
+@final
 class Leased(msgspec.Struct, frozen=True, tag="leased"):
     """Block ids of the asked hashes up to the first that is gone (empty: no lease exists)."""
 
@@ -39,6 +42,7 @@ class Leased(msgspec.Struct, frozen=True, tag="leased"):
     block_ids: tuple[BlockId, ...]
 
 
+@final
 class PrefillStarted(msgspec.Struct, frozen=True, tag="prefill_started"):
     """The first chunk is in a step. ``cached_tokens`` need no computing."""
 
@@ -47,6 +51,7 @@ class PrefillStarted(msgspec.Struct, frozen=True, tag="prefill_started"):
     cached_tokens: int
 
 
+@final
 class PrefillDone(msgspec.Struct, frozen=True, tag="prefill_done"):
     """KV of ``computed_tokens`` tokens stands in ``block_ids`` (own and borrowed); own blocks are now held
     by the export lease. The first output token is in the same report."""
@@ -57,6 +62,7 @@ class PrefillDone(msgspec.Struct, frozen=True, tag="prefill_done"):
     computed_tokens: int
 
 
+@final
 class DecodeStarted(msgspec.Struct, frozen=True, tag="decode_started"):
     """The sequence is able to decode here from now on; its copy, if any, is done. ``copied_bytes`` are those
     that were fetched if its KV came from another memory domain."""
@@ -66,6 +72,7 @@ class DecodeStarted(msgspec.Struct, frozen=True, tag="decode_started"):
     copied_bytes: int = 0
 
 
+@final
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """The last token is in the same report; nothing is held here any more but cached blocks."""
 
@@ -78,6 +85,7 @@ FETCH_FAILED = "fetch_failed"
 """Reason to give a sequence back: its KV did not come over from another memory domain."""
 
 
+@final
 class Bounced(msgspec.Struct, frozen=True, tag="bounced"):
     """Given back (KV pressure, or `FETCH_FAILED`): nothing is held here any more; place it again with the
     tokens so far."""
@@ -87,6 +95,7 @@ class Bounced(msgspec.Struct, frozen=True, tag="bounced"):
     reason: str
 
 
+@final
 class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
     """Nothing of this attempt is held here, and no step touches its blocks."""
 
@@ -94,6 +103,7 @@ class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
     attempt: int
 
 
+@final
 class BlocksCached(msgspec.Struct, frozen=True, tag="blocks_cached"):
     """These full blocks can be found by hash in this worker's arena from now on."""
 
@@ -101,6 +111,7 @@ class BlocksCached(msgspec.Struct, frozen=True, tag="blocks_cached"):
     block_ids: tuple[BlockId, ...]
 
 
+@final
 class BlocksEvicted(msgspec.Struct, frozen=True, tag="blocks_evicted"):
     """These can not any more."""
 
@@ -122,6 +133,7 @@ WorkerEvent: TypeAlias = (
 )
 
 
+@final
 class StepReport(msgspec.Struct, frozen=True, tag="step_report", kw_only=True):
     """What a worker sends at a step boundary or after a command. ``t_s``: the worker's monotonic clock.
 
@@ -139,6 +151,7 @@ class StepReport(msgspec.Struct, frozen=True, tag="step_report", kw_only=True):
 # ---------------------------------------------------------------- to the orchestrator
 
 
+@final
 class RequestArrived(msgspec.Struct, frozen=True, tag="request_arrived", kw_only=True):
     """A request, tokenised and hashed. ``received_s`` is when its first byte came."""
 
@@ -147,18 +160,21 @@ class RequestArrived(msgspec.Struct, frozen=True, tag="request_arrived", kw_only
     tokenised_s: float
 
 
+@final
 class ClientGone(msgspec.Struct, frozen=True, tag="client_gone"):
     """The client left or cancelled."""
 
     request_id: RequestId
 
 
+@final
 class StopMatched(msgspec.Struct, frozen=True, tag="stop_matched"):
     """The front end found a stop string: the output is complete."""
 
     request_id: RequestId
 
 
+@final
 class WorkerJoined(msgspec.Struct, frozen=True, tag="worker_joined"):
     """An incarnation is ready. The leases that an earlier one of the same id had granted and that are still
     held (`Orchestrator.adopted_leases`) were handed to it when it started."""
@@ -166,6 +182,7 @@ class WorkerJoined(msgspec.Struct, frozen=True, tag="worker_joined"):
     info: WorkerInfo
 
 
+@final
 class Streamed(msgspec.Struct, frozen=True):
     """The output tokens of a request that its client has been given or will be given."""
 
@@ -173,6 +190,7 @@ class Streamed(msgspec.Struct, frozen=True):
     token_ids: tuple[TokenId, ...]
 
 
+@final
 class WorkerLostEvent(msgspec.Struct, frozen=True, tag="worker_lost"):
     """This incarnation is dead for certain, and all it ever sent has been handled.
 
@@ -185,6 +203,7 @@ class WorkerLostEvent(msgspec.Struct, frozen=True, tag="worker_lost"):
     streamed: tuple[Streamed, ...] = ()
 
 
+@final
 class WorkerSaid(msgspec.Struct, frozen=True, tag="worker_said"):
     """One event of one incarnation. ``said_s``: when it happened, on the cluster's monotonic clock.
     ``streamed``: output so far of the request it is about, when the event gives a request back (`Bounced`,
@@ -197,6 +216,7 @@ class WorkerSaid(msgspec.Struct, frozen=True, tag="worker_said"):
     streamed: Streamed | None = None
 
 
+@final
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """The worker lives; its load."""
 
@@ -205,10 +225,12 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     stats: WorkerStats
 
 
+@final
 class Tick(msgspec.Struct, frozen=True, tag="tick"):
     """The time asked for by `WakeAt` has come."""
 
 
+@final
 class HeadResumed(msgspec.Struct, frozen=True, tag="head_resumed"):
     """The head itself stood still for ``paused_s`` until now: that nothing was heard meanwhile is not the
     workers' silence."""

@@ -5,9 +5,10 @@ Knows: layout arithmetic and hashing. Does not know: tensors, who owns a block, 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
-from struct import Struct
+from struct import pack
 
 import msgspec
 
@@ -16,6 +17,9 @@ from diptych.domain.ids import BlockHash, TokenId
 
 HASH_BYTES = 16
 """Digest size of a block hash: 128 bits make an accidental collision out of reach."""
+
+IN_PLACE = array("I", (1,)).tobytes() == b"\x01\x00\x00\x00"
+"""Whether an array of 32-bit numbers stands in memory as tokens are hashed."""
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one KV element by dtype name."""
@@ -81,10 +85,21 @@ def extend_hashes(
 
     A trailing part shorter than a block has no hash.
     """
-    pack = Struct(f"<{block_tokens}I").pack
     chain: list[BlockHash] = []
     for start in range(0, len(token_ids) - block_tokens + 1, block_tokens):
-        content = pack(*token_ids[start : start + block_tokens])
-        parent = BlockHash(blake2b(parent + content, digest_size=HASH_BYTES).digest())
+        parent = next_hash(parent, token_bytes(token_ids[start : start + block_tokens]))
         chain.append(parent)
     return tuple(chain)
+
+
+def next_hash(parent: BlockHash, content: bytes) -> BlockHash:
+    """Hash of the block behind ``parent`` whose tokens are ``content``, as `token_bytes` gives them."""
+    return BlockHash(blake2b(parent + content, digest_size=HASH_BYTES).digest())
+
+
+def token_bytes(token_ids: Sequence[TokenId]) -> bytes:
+    """Tokens as they are hashed: 32 bits each, little-endian. Those that stand like that in memory (an array
+    or a view with 4-byte items) are taken as they stand."""
+    if isinstance(token_ids, (array, memoryview)) and token_ids.itemsize == 4 and IN_PLACE:
+        return token_ids.tobytes()
+    return pack(f"<{len(token_ids)}I", *token_ids)

@@ -6,7 +6,7 @@ Knows: scores, and which workers can not be part of the best pair. Does not know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from diptych.domain.cluster import SloSpec
 from diptych.domain.ids import WorkerId
@@ -93,13 +93,16 @@ class SplitSight:
         return kept
 
 
-class Choice(NamedTuple):
+class Choice:
     """The best pair."""
 
-    cell: Cell
-    score: float
-    wanted_ttft_s: float
-    wanted_tpot_s: float
+    __slots__ = ("cell", "score", "wanted_tpot_s", "wanted_ttft_s")
+
+    def __init__(self, cell: Cell, score: float, wanted_ttft_s: float, wanted_tpot_s: float) -> None:
+        self.cell = cell
+        self.score = score
+        self.wanted_ttft_s = wanted_ttft_s
+        self.wanted_tpot_s = wanted_tpot_s
 
 
 def choose(cells: Sequence[Cell], slo: SloSpec) -> Choice:

@@ -5,8 +5,6 @@ Knows: when an output is complete, when enough is enough, how a report is filled
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from diptych.domain.commands import EndRequest
 from diptych.domain.errors import DiptychError, Saturated
 from diptych.domain.ids import RequestId
@@ -116,13 +114,22 @@ class Endings:
             self._attempts.close(attempt, After.NOTHING, now_s)
 
 
-class _Outcome(NamedTuple):
+class _Outcome:
     """What a report says beyond the history of its request."""
 
-    finish_reason: FinishReason | None = None
-    code: str | None = None
-    message: str | None = None
-    retry_after_s: float | None = None
+    __slots__ = ("code", "finish_reason", "message", "retry_after_s")
+
+    def __init__(
+        self,
+        finish_reason: FinishReason | None = None,
+        code: str | None = None,
+        message: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.finish_reason = finish_reason
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
 
 
 def _report(job: Job, outcome: _Outcome) -> RequestReport:

@@ -87,7 +87,8 @@ class Run:
         """
         hits = Hits()
         last: Holder | None = None
-        for start, stop, holders in self._stretches:
+        for stretch in self._stretches:
+            start, stop, holders = stretch.start, stretch.stop, stretch.holders
             owner: Holder | None = None
             for holder in holders:
                 if holder.owner == prefer:

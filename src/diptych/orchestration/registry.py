@@ -43,6 +43,7 @@ class Worker:
         "refusal",
         "reported_room_blocks",
         "silent_at_s",
+        "stall_timer",
         "stats",
         "stepped_s",
         "still_at_s",
@@ -53,6 +54,7 @@ class Worker:
         self.info = info
         self.worker_id = info.worker_id
         self.ref = WorkerRef(info.worker_id, info.incarnation)
+        self.stall_timer = TimerKey(Timer.STALL, info.worker_id)
         self.heard_s = now_s
         self.stepped_s = now_s
         """When its step count last rose, or when it was last idle."""
@@ -147,7 +149,7 @@ class Registry:
             self.hopes += 1
         if worker.refusal and worker.reported_room_blocks > worker.refusal.available_blocks:
             self.forgive(worker)
-        if stats.busy and not worker.doomed and TimerKey(Timer.STALL, worker.worker_id) not in self._timers:
+        if stats.busy and not worker.doomed and worker.stall_timer not in self._timers:
             self.still_too_long(worker)
 
     def excuse(self, now_s: float) -> None:
@@ -170,7 +172,7 @@ class Registry:
         if not worker.stats.busy or due_s <= worker.still_at_s:
             return worker.stats.busy
         worker.still_at_s = due_s
-        self._timers.set(TimerKey(Timer.STALL, worker.worker_id), due_s)
+        self._timers.set(worker.stall_timer, due_s)
         return False
 
     def refuse(self, worker: Worker, refusal: Refusal) -> None:

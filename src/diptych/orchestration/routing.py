@@ -8,7 +8,6 @@ out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from diptych.domain.cluster import SloSpec
 from diptych.domain.report import AloneView, Considered, DecodeView, Placement, PrefillView, SplitView
@@ -22,11 +21,14 @@ from diptych.orchestration.reasons import Obstacle, obstacle_of
 from diptych.orchestration.seats import Floor
 
 
-class Plan(NamedTuple):
+class Plan:
     """The decision: the pair, and the placement that explains it."""
 
-    pair: Pair
-    placement: Placement
+    __slots__ = ("pair", "placement")
+
+    def __init__(self, pair: Pair, placement: Placement) -> None:
+        self.pair = pair
+        self.placement = placement
 
 
 class Router:

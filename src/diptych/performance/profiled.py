@@ -133,9 +133,18 @@ class _Speed:
         self.model = model
         self._chunk_tokens = chunk_tokens
         self._prompts: dict[tuple[int, int], float] = {}
+        self._last_new_tokens = self._last_cached_tokens = -1
+        self._last_s = 0.0
 
     def prompt_s(self, new_tokens: int, cached_tokens: int) -> float:
-        """Seconds of one prompt, alone in its steps."""
+        """Seconds of one prompt, alone in its steps. (Many workers are asked the same in turn.)"""
+        if new_tokens == self._last_new_tokens and cached_tokens == self._last_cached_tokens:
+            return self._last_s
+        self._last_s = self._kept_s(new_tokens, cached_tokens)
+        self._last_new_tokens, self._last_cached_tokens = new_tokens, cached_tokens
+        return self._last_s
+
+    def _kept_s(self, new_tokens: int, cached_tokens: int) -> float:
         key = (new_tokens, cached_tokens)
         seconds = self._prompts.get(key)
         if seconds is None:

@@ -255,17 +255,14 @@ class VirtualDriver:
             self._decide(Heartbeat(info.worker_id, info.incarnation, report.stats))
 
     def _note(self, event: WorkerEvent, t_s: float) -> Streamed | None:
-        match event:
-            case PrefillStarted():
-                live = self.lives.get(event.request_id)
-                if live is not None:
-                    live.prefill_started_s = t_s
-                return None
-            case Bounced() | Dropped() | PrefillDone():
-                live = self.lives.get(event.request_id)
-                return None if live is None else Streamed(event.request_id, (FILLER,) * live.emitted)
-            case _:
-                return None
+        if type(event) is PrefillStarted:
+            live = self.lives.get(event.request_id)
+            if live is not None:
+                live.prefill_started_s = t_s
+        elif type(event) is Bounced or type(event) is Dropped or type(event) is PrefillDone:
+            live = self.lives.get(event.request_id)
+            return None if live is None else Streamed(event.request_id, (FILLER,) * live.emitted)
+        return None
 
     def _streamed(self, name: RequestId, dead: VirtualWorker) -> Streamed:
         live = self.lives[name]
@@ -287,17 +284,16 @@ class VirtualDriver:
             self._perform(command)
 
     def _perform(self, command: Command) -> None:
-        match command:
-            case Send():
-                self._send(command)
-            case EndRequest():
-                self._ended(command.report)
-            case WakeAt():
-                self._wake_core_at(command.t_s)
-            case KillWorker():
-                self._ready.append((self.lose, (command.worker_id, command.reason)))
-            case _:
-                assert_never(command)
+        if type(command) is Send:
+            self._send(command)
+        elif type(command) is EndRequest:
+            self._ended(command.report)
+        elif type(command) is WakeAt:
+            self._wake_core_at(command.t_s)
+        elif type(command) is KillWorker:
+            self._ready.append((self.lose, (command.worker_id, command.reason)))
+        else:
+            assert_never(command)
 
     def _send(self, send: Send) -> None:
         worker = self._workers.get(send.worker_id)

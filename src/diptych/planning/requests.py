@@ -37,6 +37,7 @@ def request_maker(
             f"kv.block_tokens = {kv_block_tokens} and the workload's blocks of {trace_block_tokens} tokens "
             "do not divide each other; set kv.block_tokens to a divisor, or re-block the workload"
         )
+    zeros = memoryview(bytes(4 * max_model_tokens)).cast("I")
     split = max(1, trace_block_tokens // kv_block_tokens)
     joined = max(1, kv_block_tokens // trace_block_tokens)
 
@@ -51,7 +52,7 @@ def request_maker(
         limit = arrival.max_tokens or max(1, max_model_tokens - tokens)
         return Request(
             request_id=RequestId(f"{number:08d}"),
-            prompt_token_ids=bytes(tokens),
+            prompt_token_ids=zeros[:tokens] if tokens <= len(zeros) else bytes(tokens),
             cache_root=ROOT,
             block_hashes=hashes,
             sampling=SamplingParams(max_tokens=limit, seed=number, stop_token_ids=(END,)),
@@ -63,8 +64,7 @@ def request_maker(
 
 def _known(ids: Sequence[int], split: int, joined: int, blocks: int) -> tuple[BlockHash, ...]:
     """Names of whole KV blocks: a trace's block is cut into ``split``, or ``joined`` of them make one (whose
-    last
-    id names it: equal ids mean equal prefixes)."""
+    last id names it: equal ids mean equal prefixes)."""
     if joined > 1:
         ids = ids[joined - 1 :: joined]
     if split == 1:

@@ -14,9 +14,8 @@ way is planned one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import NamedTuple, Protocol
+from typing import Final, Protocol, TypeAlias, cast
 
 from diptych.domain.commands import StartDecode, StartPrefill, WorkerCommand
 from diptych.domain.events import Bounced, Dropped, Finished, PrefillDone, StepReport, WorkerEvent
@@ -26,27 +25,33 @@ from diptych.domain.worker import WorkerInfo, WorkerStats
 from diptych.performance.steps import Chunk, Line, StepModel, run_s, steps_within
 from diptych.planning.measure import Buckets
 from diptych.scheduling import Fetch, Scheduler, StepShape
-from diptych.scheduling.news import NewsHolder
 
 FILLER = TokenId(1)
 """What a modelled engine samples until the output is complete."""
 END = TokenId(0)
 """What it samples then: every simulated request has it as its stop token."""
 
+_Parting: TypeAlias = Finished | Bounced | Dropped | PrefillDone
+"""After these, the sequence does not decode here any more."""
+_PARTINGS: Final = frozenset[type[WorkerEvent]]((Finished, Bounced, Dropped, PrefillDone))
+"""The same, to be asked for by type: asking each class whether it has this instance costs far more."""
+
 SHORTEST_LEAP = 2
 """Steps from which a leap is cheaper than stepping."""
 
 
-@dataclass(slots=True)
 class Live:
     """A request on its way: what only the workload knows of it, and what its client has."""
 
-    output_tokens: int
-    emitted: int = 0
-    """Tokens that the client has, whenever no worker decodes it."""
-    last_token_s: float = 0.0
-    attempt: int = 0
-    prefill_started_s: float = 0.0
+    __slots__ = ("attempt", "emitted", "last_token_s", "output_tokens", "prefill_started_s")
+
+    def __init__(self, output_tokens: int) -> None:
+        self.output_tokens = output_tokens
+        self.emitted = 0
+        """Tokens that the client has, whenever no worker decodes it."""
+        self.last_token_s = 0.0
+        self.attempt = 0
+        self.prefill_started_s = 0.0
 
 
 class Timeline(Protocol):
@@ -65,25 +70,31 @@ class Timeline(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class _Row:
     """A sequence that decodes here. It has ``base`` plus the worker's rounds tokens; at round ``ends_at`` it
-    has
-    all."""
+    has all."""
 
-    base: int
-    ends_at: int
-    last_s: float
+    __slots__ = ("base", "ends_at", "last_s")
+
+    def __init__(self, base: int, ends_at: int, last_s: float) -> None:
+        self.base = base
+        self.ends_at = ends_at
+        self.last_s = last_s
 
 
-class _Leap(NamedTuple):
-    start_s: float
-    steps: int
-    decodes: int
-    context_tokens: int
-    lines: tuple[Line, ...]
-    token_s: float
-    """When the batch's last tokens came."""
+class _Leap:
+    """Steps under way that are all alike."""
+
+    __slots__ = ("context_tokens", "decodes", "lines", "start_s", "steps")
+
+    def __init__(
+        self, start_s: float, steps: int, decodes: int, context_tokens: int, lines: tuple[Line, ...]
+    ) -> None:
+        self.start_s = start_s
+        self.steps = steps
+        self.decodes = decodes
+        self.context_tokens = context_tokens
+        self.lines = lines
 
 
 class VirtualWorker:
@@ -133,7 +144,6 @@ class VirtualWorker:
         self._ends_s = 0.0
         self._leap: _Leap | None = None
         self._halted = False
-        self._news = NewsHolder()
 
     # ------------------------------------------------------------ what comes in
 
@@ -142,15 +152,19 @@ class VirtualWorker:
         if self._halted:
             return
         self._settle(now_s)
-        if isinstance(command, StartPrefill | StartDecode):
-            name = command.work.request_id if isinstance(command, StartPrefill) else command.request_id
-            live = self._lives.get(name)
-            if live is not None:
-                live.attempt = command.work.attempt if isinstance(command, StartPrefill) else command.attempt
+        if isinstance(command, StartPrefill):
+            self._meet(command.work.request_id, command.work.attempt)
+        elif isinstance(command, StartDecode):
+            self._meet(command.request_id, command.attempt)
         self._say(now_s, self.scheduler.handle(command))
         for fetch in self.scheduler.drain_fetches():
             self._timeline.fetch(self, fetch)
         self.go_on(now_s)
+
+    def _meet(self, name: RequestId, attempt: int) -> None:
+        live = self._lives.get(name)
+        if live is not None:
+            live.attempt = attempt
 
     def fetched(self, fetch: Fetch, now_s: float, whole: bool) -> None:
         """The blocks of a sequence have come from another domain, or will not."""
@@ -340,7 +354,7 @@ class VirtualWorker:
         if steps < SHORTEST_LEAP:
             return False
         lines = self._model.decode_lines(steady.decodes)
-        self._leap = _Leap(now_s, steps, steady.decodes, steady.context_tokens, lines, self._round_s)
+        self._leap = _Leap(now_s, steps, steady.decodes, steady.context_tokens, lines)
         span_s = run_s(lines, steady.decodes, steady.context_tokens, steps)
         self._wake_at(now_s + span_s * self.slow)
         return True
@@ -388,8 +402,6 @@ class VirtualWorker:
         self.steps += done
         self.decode_s += now_s - leap.start_s
         self._round_s = now_s
-        events = self.scheduler.drain_events()
-        self._say(now_s, events)
         self.note_memory()
 
     def _stream_leap(self, leap: _Leap, done: int) -> None:
@@ -418,13 +430,11 @@ class VirtualWorker:
         if not events and not tokens:
             return
         for event in events:
-            if isinstance(event, Finished | Bounced | Dropped | PrefillDone):
-                name = event.request_id
-                lost = isinstance(event, Dropped) and committed is not None and name not in committed.left_out
+            if type(event) in _PARTINGS:
+                parting = cast(_Parting, event)
+                name = parting.request_id
+                lost = type(parting) is Dropped and committed is not None and name not in committed.left_out
                 self._part(name, discarded=lost)
-        events = self._news.release(events)
-        if not events and not tokens:
-            return
         stats = None
         if committed is not None and events:
             stats = self.stats()

@@ -23,7 +23,6 @@ from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.step import StepPlan, StepResult
 from diptych.domain.worker import WorkerStats
 from diptych.scheduling import Scheduler
-from diptych.scheduling.news import NewsHolder
 
 Say = Callable[[StepReport | Heartbeat], None]
 """Hands one message to the head; called by one thread at a time."""
@@ -60,7 +59,6 @@ class Worker:
         self._prefill_s = 0.0
         self._decode_s = 0.0
         self._decode_steps = 0
-        self._news = NewsHolder()
 
     def accept(self, command: WorkerCommand) -> None:
         """Apply a command now and answer it. Called by the I/O thread."""
@@ -112,7 +110,7 @@ class Worker:
             self._say(
                 StepReport(
                     t_s=self._clock.now_s(),
-                    events=tuple(self._news.release(outcome.events)),
+                    events=outcome.events,
                     tokens=outcome.tokens,
                     prompt_logprobs=outcome.prompt_logprobs,
                     stats=self._stats(),
@@ -135,7 +133,7 @@ class Worker:
         self._decode_steps = decode_steps
 
     def _tell(self, events: Sequence[WorkerEvent]) -> None:
-        if events := self._news.release(events):
+        if events:
             self._say(StepReport(t_s=self._clock.now_s(), events=tuple(events)))
 
     def _stats(self) -> WorkerStats:

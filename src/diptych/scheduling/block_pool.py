@@ -54,7 +54,6 @@ class BlockPool:
         self._free: list[BlockId] = [block for block in reversed(ids) if block not in adopted_blocks]
         self._reserved = 0
         self._cache = PrefixCache(arena)
-        self._idle = self._cache.idle
         self.news = self._cache.news
         """What `drain_news` would tell; to be looked at only."""
 
@@ -73,7 +72,7 @@ class BlockPool:
     @property
     def cached_blocks(self) -> int:
         """Blocks that only the prompt cache holds."""
-        return len(self._idle)
+        return self._cache.idle_blocks
 
     @property
     def held_blocks(self) -> int:
@@ -88,7 +87,7 @@ class BlockPool:
     @property
     def available_blocks(self) -> int:
         """Blocks that can be taken by whoever has no reservation."""
-        return len(self._free) + len(self._idle) - self._reserved
+        return len(self._free) + self._cache.idle_blocks - self._reserved
 
     def obtainable_before(self, block_ids: Sequence[BlockId]) -> int:
         """Blocks that can be taken before the first of these (held or idle) is evicted."""
@@ -158,7 +157,7 @@ class BlockPool:
 
     def is_idle(self, block_id: BlockId) -> bool:
         """Whether only the prompt cache holds the block."""
-        return block_id in self._idle
+        return self._cache.is_idle(block_id)
 
     def is_exclusive(self, block_id: BlockId) -> bool:
         """Whether there is one reference and no name: its one holder may write into it."""
@@ -172,7 +171,7 @@ class BlockPool:
         run: list[BlockId] = []
         for block_hash in hashes:
             block_id = self.find(block_hash)
-            if block_id is None or (block_id in self._idle and self.available_blocks < 1):
+            if block_id is None or (self._cache.is_idle(block_id) and self.available_blocks < 1):
                 break
             self.hold((block_id,))
             run.append(block_id)
@@ -208,7 +207,7 @@ class BlockPool:
 
     def count_idle(self, block_ids: Iterable[BlockId]) -> int:
         """How many of these different blocks only the prompt cache holds."""
-        return len(self._idle.keys() & block_ids)
+        return self._cache.count_idle(block_ids)
 
     def publish(self, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]) -> None:
         """Name full blocks that the caller holds. One whose content another block has already gets none."""
@@ -277,7 +276,7 @@ class BlockPool:
         return place
 
     def _wake(self, block_id: BlockId) -> None:
-        if block_id not in self._idle:
+        if not self._cache.is_idle(block_id):
             raise Bug(f"block {block_id} is not there to be held")
         if self.available_blocks < 1:
             raise Bug(f"waking block {block_id} would break a reservation")

@@ -10,6 +10,7 @@ Knows: rounds, order, growth of each sequence. Does not know: steps, prompts, wh
 
 from __future__ import annotations
 
+from array import array
 from bisect import insort
 from heapq import heappop, heappush
 from operator import attrgetter
@@ -155,7 +156,7 @@ class Decodes:
         sequence.round = self.round
         missing = sequence.computed + 1 - sequence.tokens
         if missing > 0:
-            sequence.output.extend([self._filler] * missing)
+            sequence.output.extend(array("I", (self._filler,)) * missing)
 
     def check(self) -> None:
         """Raise `Bug` unless the sums are right and everyone's next moment is on the agenda."""

@@ -17,7 +17,6 @@ deserves room, steps, commands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from diptych.domain.errors import Bug
 from diptych.domain.ids import BlockHash, BlockId
@@ -26,14 +25,17 @@ from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.sequence import Sequence
 
 
-class PromptNeed(NamedTuple):
+class PromptNeed:
     """What a waiting prompt would take: ``prefix`` blocks that need no computing, ``local`` of them from
     this worker's cache (``idle`` of those held by nobody), and ``fresh`` new ones."""
 
-    prefix: list[BlockId]
-    local: list[BlockId]
-    idle: int
-    fresh: int
+    __slots__ = ("fresh", "idle", "local", "prefix")
+
+    def __init__(self, prefix: list[BlockId], local: list[BlockId], idle: int, fresh: int) -> None:
+        self.prefix = prefix
+        self.local = local
+        self.idle = idle
+        self.fresh = fresh
 
     @property
     def cost(self) -> int:

@@ -6,9 +6,8 @@ reference counts (the block pool does, and says when a block falls idle or is wa
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from diptych.domain.errors import Bug
@@ -29,14 +28,23 @@ class PrefixCache:
     """Named blocks. A named block is *idle* when nobody refers to it; only idle blocks are evicted, the one
     that has been idle longest first.
 
-    Whoever looks at many blocks may read ``block_of``, ``idle`` and ``news``; only this class changes them.
+    Blocks that fall idle together *rest* as one list, last to be given up first. A block that is wanted again
+    only forgets where it rests; its place in the list is passed over later. So neither falling idle nor being
+    given up looks anything up.
+
+    Whoever looks at many blocks may read ``block_of``, ``rest_of`` and ``news``; only this class changes
+    them.
     """
 
     def __init__(self, arena: Arena) -> None:
         self.block_of: dict[BlockHash, BlockId] = {}
-        self.idle: OrderedDict[BlockId, None] = OrderedDict()
-        """Insertion order is eviction order. (To find the first key of a plain dict takes the longer the more
-        first keys have been deleted.)"""
+        self.idle_blocks = 0
+        self.rest_of: list[list[BlockId] | None] = [None] * arena.blocks
+        """By place in the arena: the list in which the block rests; None: it is not idle."""
+        self._rests: deque[list[BlockId]] = deque()
+        """The longest idle first. May hold places of blocks that do not rest there any more."""
+        self._places = 0
+        """In all of them."""
         self._start = arena.start
         self._hash_of: list[BlockHash | None] = [None] * arena.blocks
         """By place in the arena."""
@@ -45,10 +53,30 @@ class PrefixCache:
 
     def idle_before(self, block_ids: frozenset[BlockId]) -> int:
         """Blocks that are evicted before the first of these is."""
-        for place, block_id in enumerate(self.idle):
+        for count, block_id in enumerate(self.resting()):
             if block_id in block_ids:
-                return place
-        return len(self.idle)
+                return count
+        return self.idle_blocks
+
+    def resting(self) -> Iterator[BlockId]:
+        """Idle blocks in the order in which they are given up."""
+        for rest in self._rests:
+            for block_id in reversed(rest):
+                if self.rest_of[block_id - self._start] is rest:
+                    yield block_id
+
+    def is_idle(self, block_id: BlockId) -> bool:
+        """Whether nobody refers to the named block."""
+        return self.rest_of[block_id - self._start] is not None
+
+    def count_idle(self, block_ids: Iterable[BlockId]) -> int:
+        """How many of these different blocks are idle."""
+        rest_of, start = self.rest_of, self._start
+        idle = 0
+        for block_id in block_ids:
+            if rest_of[block_id - start] is not None:
+                idle += 1
+        return idle
 
     def names(self, block_id: BlockId) -> bool:
         """Whether the block can be found by hash."""
@@ -75,33 +103,57 @@ class PrefixCache:
     def rest(self, block_ids: list[BlockId]) -> list[BlockId]:
         """The last references are gone: named blocks become the most recent idle ones, in this order. Returns
         those without a name."""
-        hash_of, idle, start = self._hash_of, self.idle, self._start
+        hash_of, rest_of, start = self._hash_of, self.rest_of, self._start
         nameless: list[BlockId] = []
+        rest: list[BlockId] = []
         for block_id in block_ids:
-            if hash_of[block_id - start] is None:
+            place = block_id - start
+            if hash_of[place] is None:
                 nameless.append(block_id)
             else:
-                idle[block_id] = None
+                rest_of[place] = rest
+                rest.append(block_id)
+        if rest:
+            rest.reverse()
+            self._rests.append(rest)
+            self.idle_blocks += len(rest)
+            self._places += len(rest)
+            if self._places > 2 * len(rest_of):
+                self._tidy()
         return nameless
 
     def wake(self, block_id: BlockId) -> None:
         """Somebody refers to the idle block again."""
-        del self.idle[block_id]
+        self.rest_of[block_id - self._start] = None
+        self.idle_blocks -= 1
 
     def evict(self, blocks: int) -> list[BlockId]:
         """Forget the blocks that have been idle longest and hand them out."""
-        block_ids = list(islice(self.idle, blocks))
-        if len(block_ids) < blocks:
-            raise Bug(f"{blocks} blocks are evicted, {len(block_ids)} are idle")
+        if blocks > self.idle_blocks:
+            raise Bug(f"{blocks} blocks are evicted, {self.idle_blocks} are idle")
+        hash_of, rest_of, rests, start = self._hash_of, self.rest_of, self._rests, self._start
         hashes = self._run(False).hashes
-        for block_id in block_ids:
-            block_hash = self._hash_of[block_id - self._start]
-            if block_hash is None:
-                raise Bug(f"block {block_id} is idle and has no name")
-            self._hash_of[block_id - self._start] = None
-            del self.idle[block_id], self.block_of[block_hash]
-            hashes.append(block_hash)
-        return block_ids
+        evicted: list[BlockId] = []
+        while len(evicted) < blocks:
+            rest = rests[0]
+            taken = rest[len(evicted) - blocks :]
+            del rest[len(evicted) - blocks :]
+            self._places -= len(taken)
+            for block_id in reversed(taken):
+                place = block_id - start
+                if rest_of[place] is not rest:
+                    continue
+                block_hash = hash_of[place]
+                if block_hash is None:
+                    raise Bug(f"block {block_id} is idle and has no name")
+                hash_of[place] = rest_of[place] = None
+                del self.block_of[block_hash]
+                hashes.append(block_hash)
+                evicted.append(block_id)
+            if not rest:
+                rests.popleft()
+        self.idle_blocks -= blocks
+        return evicted
 
     def drain_news(self) -> list[BlocksCached | BlocksEvicted]:
         """What was published and evicted since the last call, in the order in which it happened."""
@@ -119,8 +171,23 @@ class PrefixCache:
         named = {self._start + place: it for place, it in enumerate(self._hash_of) if it is not None}
         if {block: name for name, block in self.block_of.items()} != named:
             raise Bug("the cache's two directions disagree")
-        if not self.idle.keys() <= named.keys():
+        resting = list(self.resting())
+        if not named.keys() >= set(resting):
             raise Bug("an idle block has no name")
+        if len(resting) != len(set(resting)) or len(resting) != self.idle_blocks:
+            raise Bug(f"{self.idle_blocks} idle blocks are counted, {len(resting)} rest")
+        if self.count_idle(named) != self.idle_blocks:
+            raise Bug("a block rests nowhere that is marked as idle")
+        if self._places != sum(map(len, self._rests)):
+            raise Bug(f"{self._places} places are counted")
+
+    def _tidy(self) -> None:
+        """Without the places of blocks that do not rest there any more. As rare as it is dear."""
+        rest_of, start = self.rest_of, self._start
+        for rest in self._rests:
+            rest[:] = [it for it in rest if rest_of[it - start] is rest]
+        self._rests = deque([rest for rest in self._rests if rest])
+        self._places = self.idle_blocks
 
     def _run(self, cached: bool) -> News:
         """The last run if it is of this kind, else a new one."""

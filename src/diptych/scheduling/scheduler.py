@@ -102,25 +102,24 @@ class Scheduler:
         """Obey one command and return all pending events, its answer among them. Raises `Bug` for an order
         that can't have been given: a start of an attempt that is here already or is older than one here."""
         self._ahead = None
-        match command:
-            case Reserve():
-                self._outbox.append(self._promises.reserve(command))
-            case LeaseBlocks():
-                block_ids = self._pool.lend(command.lease_id, command.hashes)
-                self._outbox.append(Leased(command.lease_id, block_ids))
-            case ReleaseLease():
-                self._pool.release_lease(command.lease_id)
-            case StartPrefill():
-                sequence = Sequence.to_prefill(command, self._config.block_tokens)
-                sequence.reserved_blocks = self._promises.claim(sequence)
-                self._roster.prefills.push(self._attempts.meet(sequence))
-            case StartDecode():
-                self._import(self._attempts.meet(self._promises.expected(command)))
-            case FinishWork() | DropWork():
-                self._promises.drop(command.request_id, command.attempt)
-                self._attempts.drop(command.request_id, command.attempt)
-            case _:
-                assert_never(command)
+        if type(command) is StartPrefill:
+            sequence = Sequence.to_prefill(command, self._config.block_tokens)
+            sequence.reserved_blocks = self._promises.claim(sequence)
+            self._roster.prefills.push(self._attempts.meet(sequence))
+        elif type(command) is Reserve:
+            self._outbox.append(self._promises.reserve(command))
+        elif type(command) is LeaseBlocks:
+            block_ids = self._pool.lend(command.lease_id, command.hashes)
+            self._outbox.append(Leased(command.lease_id, block_ids))
+        elif type(command) is ReleaseLease:
+            self._pool.release_lease(command.lease_id)
+        elif type(command) is StartDecode:
+            self._import(self._attempts.meet(self._promises.expected(command)))
+        elif type(command) is FinishWork or type(command) is DropWork:
+            self._promises.drop(command.request_id, command.attempt)
+            self._attempts.drop(command.request_id, command.attempt)
+        else:
+            assert_never(command)
         return self.drain_events()
 
     def _import(self, sequence: Sequence) -> None:
@@ -132,8 +131,14 @@ class Scheduler:
             self._attempts.bounce(sequence, NO_ROOM)
 
     def drain_events(self) -> list[WorkerEvent]:
-        """All pending events. Cache news come first: whoever reads that a request ended knows its blocks."""
-        if not self._pool.news and not self._outbox:
+        """All pending events, as soon as one is an answer; news of the prompt cache wait for one, and come
+        before it: whoever reads that a request ended knows its blocks.
+
+        Nobody waits for such news: a block that was cached while its sequence runs is wanted by a later turn,
+        which comes after the end, and the index may lag behind the truth anyway, since a lease names what is
+        really there. So a step that only fills blocks says nothing.
+        """
+        if not self._outbox:
             return []
         events = [*self._pool.drain_news(), *self._outbox]
         self._outbox.clear()

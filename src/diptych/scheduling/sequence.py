@@ -3,33 +3,21 @@ sequences, nor where blocks come from."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
 
 from diptych.domain.commands import StartDecode, StartPrefill
 from diptych.domain.errors import Bug
 from diptych.domain.ids import BlockHash, BlockId, LeaseId, RequestId, TokenId, WorkerId
-from diptych.domain.kv import blocks_for, extend_hashes
+from diptych.domain.kv import blocks_for, next_hash, token_bytes
 from diptych.domain.request import FinishReason, Phase, Work
 
 Order = tuple[int, float, RequestId]
 
-
-# Default factories by name: `list[BlockId]` as a factory costs ten times as much.
-def _no_blocks() -> list[BlockId]:
-    return []
+NOTHING_BORROWED: Mapping[int, BlockId] = {}
 
 
-def _no_tokens() -> list[TokenId]:
-    return []
-
-
-def _nothing_borrowed() -> dict[int, BlockId]:
-    return {}
-
-
-@dataclass(slots=True, eq=False)
 class Sequence:
     """State of one attempt of one request.
 
@@ -47,74 +35,95 @@ class Sequence:
     While it decodes, ``computed`` and ``output`` may lag behind: `Decodes` says how far, and catches up.
     """
 
-    work: Work
-    block_tokens: int
-    phase: Phase
-    borrowed: Mapping[int, BlockId] = field(default_factory=_nothing_borrowed)
-    """Offered blocks of other arenas by index in the sequence; those that continue the prefix are used."""
-    export_lease: LeaseId | None = None
-    imported_blocks: tuple[BlockId, ...] = ()
-    """Blocks in which the KV of an imported sequence stands; the last one may be partly filled."""
-    source: WorkerId | None = None
-    """Who has those blocks in another memory domain; None: they can be borrowed."""
-    copied_blocks: int = 0
-    """Blocks whose content was copied or fetched to start here."""
-    prompt: Tokens[TokenId] = field(init=False)
-    """The tokens that the work came with (also output of earlier attempts); never copied: they are many."""
-    output: list[TokenId] = field(default_factory=_no_tokens)
-    """The tokens after those."""
-    hashes: list[BlockHash] = field(init=False)
-    reserved_blocks: int = 0
-    """Blocks promised to this sequence and not drawn yet."""
-    computed: int = 0
-    """KV of so many leading tokens is in the blocks."""
-    block_table: list[BlockId] = field(default_factory=_no_blocks)
-    own_blocks: list[BlockId] = field(default_factory=_no_blocks)
-    settled_blocks: int = 0
-    """Leading full blocks that need no publishing any more (or never did: somebody else computed them)."""
-    running: bool = False
-    """Whether the engine has heard of it."""
-    dropped: bool = False
-    """Ordered to end while a step computes with it or a transfer fills its blocks: ends after that."""
-    drop_answers: int = 0
-    """So many orders wait for their `Dropped`."""
-    round: int = 0
-    """Of the worker's decodes: the one for which ``computed`` holds."""
-    due: int = 0
-    """The round after which its blocks are full."""
-    ends: int = 0
-    """The round after which its output is at its limit."""
+    __slots__ = (
+        "attempt",
+        "block_table",
+        "block_tokens",
+        "borrowed",
+        "computed",
+        "copied_blocks",
+        "drop_answers",
+        "dropped",
+        "due",
+        "ends",
+        "export_lease",
+        "hashes",
+        "imported_blocks",
+        "limit",
+        "order",
+        "output",
+        "own_blocks",
+        "phase",
+        "prompt",
+        "request_id",
+        "reserved_blocks",
+        "round",
+        "running",
+        "settled_blocks",
+        "source",
+        "table",
+        "work",
+    )
 
-    table: tuple[BlockId, ...] = ()
-    """The block table as the engine was told it last."""
-    request_id: RequestId = field(init=False)
-    attempt: int = field(init=False)
-    order: Order = field(init=False)
-    """Smaller runs sooner and is bounced later: priority, then arrival; the name breaks ties."""
-    limit: int = field(init=False)
-    """Tokens, prompt and output, at which it ends."""
-
-    def __post_init__(self) -> None:
-        work = self.work
-        self.prompt = work.token_ids
-        self.hashes = list(work.block_hashes)
+    def __init__(self, work: Work, block_tokens: int, phase: Phase) -> None:
+        self.work = work
+        self.block_tokens = block_tokens
+        self.phase = phase
         self.request_id = work.request_id
         self.attempt = work.attempt
-        self.order = (work.priority, work.arrival_s, work.request_id)
+        self.order: Order = (work.priority, work.arrival_s, work.request_id)
+        """Smaller runs sooner and is bounced later: priority, then arrival; the name breaks ties."""
         self.limit = work.prompt_tokens + work.sampling.max_tokens
+        """Tokens, prompt and output, at which it ends."""
+        self.prompt: Tokens[TokenId] = work.token_ids
+        """The tokens that the work came with (also output of earlier attempts); never copied: they are
+        many."""
+        self.output: array[TokenId] = array("I")
+        """The tokens after those."""
+        self.hashes: list[BlockHash] = list(work.block_hashes)
+        self.borrowed: Mapping[int, BlockId] = NOTHING_BORROWED
+        """Offered blocks of other arenas by index in the sequence; those that continue the prefix are
+        used."""
+        self.export_lease: LeaseId | None = None
+        self.imported_blocks: tuple[BlockId, ...] = ()
+        """Blocks in which the KV of an imported sequence stands; the last one may be partly filled."""
+        self.source: WorkerId | None = None
+        """Who has those blocks in another memory domain; None: they can be borrowed."""
+        self.copied_blocks = 0
+        """Blocks whose content was copied or fetched to start here."""
+        self.reserved_blocks = 0
+        """Blocks promised to this sequence and not drawn yet."""
+        self.computed = 0
+        """KV of so many leading tokens is in the blocks."""
+        self.block_table: list[BlockId] = []
+        self.own_blocks: list[BlockId] = []
+        self.settled_blocks = 0
+        """Leading full blocks that need no publishing any more (or never did: somebody else computed
+        them)."""
+        self.running = False
+        """Whether the engine has heard of it."""
+        self.dropped = False
+        """Ordered to end while a step computes with it or a transfer fills its blocks: ends after that."""
+        self.drop_answers = 0
+        """So many orders wait for their `Dropped`."""
+        self.round = 0
+        """Of the worker's decodes: the one for which ``computed`` holds."""
+        self.due = 0
+        """The round after which its blocks are full."""
+        self.ends = 0
+        """The round after which its output is at its limit."""
+        self.table: tuple[BlockId, ...] = ()
+        """The block table as the engine was told it last."""
 
     @classmethod
     def to_prefill(cls, command: StartPrefill, block_tokens: int) -> Sequence:
         """A sequence that starts with computing its tokens."""
         if not command.work.token_ids:
             raise Bug(f"request {command.work.request_id} has no tokens")
-        return cls(
-            command.work,
-            block_tokens,
-            Phase.PREFILL,
-            borrowed=command.borrowed,
-            export_lease=command.export_lease,
-        )
+        sequence = cls(command.work, block_tokens, Phase.PREFILL)
+        sequence.borrowed = command.borrowed
+        sequence.export_lease = command.export_lease
+        return sequence
 
     @classmethod
     def to_expect(cls, work: Work, block_tokens: int) -> Sequence:
@@ -175,6 +184,15 @@ class Sequence:
             return self.output[start - known : stop - known]
         return [*self.prompt[start:], *self.output[: stop - known]]
 
+    def _content(self, start: int, stop: int) -> bytes:
+        """The same as they are hashed."""
+        known = len(self.prompt)
+        if stop <= known:
+            return token_bytes(self.prompt[start:stop])
+        if start >= known:
+            return token_bytes(self.output[start - known : stop - known])
+        return token_bytes(self.prompt[start:]) + token_bytes(self.output[: stop - known])
+
     def block_hash(self, index: int) -> BlockHash:
         """Hash of full block ``index``; computed once, when first asked for. Raises `Bug` for a block that
         the tokens do not fill."""
@@ -183,8 +201,7 @@ class Sequence:
         while len(self.hashes) <= index:
             parent = self.hashes[-1] if self.hashes else self.work.cache_root
             start = len(self.hashes) * self.block_tokens
-            tokens = self.tokens_in(start, start + self.block_tokens)
-            self.hashes.extend(extend_hashes(parent, tokens, self.block_tokens))
+            self.hashes.append(next_hash(parent, self._content(start, start + self.block_tokens)))
         return self.hashes[index]
 
     def block_hashes(self, start: int, stop: int) -> list[BlockHash]:
