@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerStats
 from diptych.performance import profiled as module
 from diptych.performance.profiled import Path, Profiled, ProfiledCost
-from diptych.performance.steps import Chunk, FittedSteps, Line
+from diptych.performance.steps import Chunk, Chunks, FittedSteps, Line
 
 A, B = WorkerId("a"), WorkerId("b")
 
@@ -35,7 +33,7 @@ class Counting:
     def __init__(self) -> None:
         self.asked = 0
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         self.asked += 1
         return 0.001 * sum(chunk.new_tokens for chunk in chunks)
 

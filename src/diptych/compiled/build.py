@@ -37,6 +37,8 @@ SINGLE = (
     "planning/requests",
     "planning/sessions",
     "planning/worker",
+    "workload/lines",
+    "workload/readers/mooncake",
 )
 """Modules with the simulator's inner loops. Definitions of messages (msgspec) stay as they are: they are C
 already."""

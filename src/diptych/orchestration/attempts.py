@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diptych.domain.commands import DropWork, FinishWork
 from diptych.domain.ids import LeaseId, RequestId, WorkerId
@@ -25,6 +25,10 @@ from diptych.orchestration.outbox import Outbox
 from diptych.orchestration.pairs import Pair
 from diptych.orchestration.registry import Registry, WorkerRef
 from diptych.orchestration.timers import Timer, TimerKey, Timers
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_ATTEMPT: Final = Timer.ATTEMPT
 
 
 class After(StrEnum):
@@ -71,7 +75,7 @@ class Attempt:
         self.pair = pair
         self.work: Work = job.work(number, pair.block_tokens)
         self.key: AttemptKey = (job.request_id, number)
-        self.timer = TimerKey(Timer.ATTEMPT, job.request_id, number)
+        self.timer = TimerKey(_ATTEMPT, job.request_id, number)
         """The deadline of its present stage."""
         self.prefill = pair.prefill.ref
         """Who computes the prompt."""

@@ -5,6 +5,8 @@ Knows: when an output is complete, when enough is enough, how a report is filled
 
 from __future__ import annotations
 
+from typing import Final
+
 from diptych.domain.commands import EndRequest
 from diptych.domain.errors import DiptychError, Saturated
 from diptych.domain.ids import RequestId
@@ -14,6 +16,12 @@ from diptych.domain.request import FinishReason
 from diptych.orchestration.attempts import After, Attempt
 from diptych.orchestration.jobs import Job, output_end
 from diptych.orchestration.parts import Parts
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_LAST_TOKEN: Final = Moment.LAST_TOKEN
+_DONE: Final = Trigger.DONE
+_NOTHING: Final = After.NOTHING
 
 
 class Endings:
@@ -72,13 +80,13 @@ class Endings:
         if not attempt.placing:
             self._attempts.close(attempt, After.REQUEUE, now_s)
             return
-        self._attempts.close(attempt, After.NOTHING, now_s)
+        self._attempts.close(attempt, _NOTHING, now_s)
         self.requeue(attempt.job, now_s)
 
     def finish(self, job: Job, reason: FinishReason, last_token_s: float) -> None:
         """Its output is complete."""
-        job.moments.mark(Moment.LAST_TOKEN, last_token_s)
-        self._end(job, Trigger.DONE, _Outcome(reason), last_token_s)
+        job.moments.mark(_LAST_TOKEN, last_token_s)
+        self._end(job, _DONE, _Outcome(reason), last_token_s)
 
     def abort(self, job: Job, now_s: float) -> None:
         """Its client has gone."""
@@ -111,7 +119,7 @@ class Endings:
         attempt = self._attempts.carrying(job)
         job.attempt = None
         if attempt is not None:
-            self._attempts.close(attempt, After.NOTHING, now_s)
+            self._attempts.close(attempt, _NOTHING, now_s)
 
 
 class _Outcome:

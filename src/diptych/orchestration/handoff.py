@@ -10,6 +10,8 @@ deadlines.
 
 from __future__ import annotations
 
+from typing import Final
+
 from diptych.domain.commands import StartDecode
 from diptych.domain.errors import Bug, HandoffFailed
 from diptych.domain.events import (
@@ -28,6 +30,13 @@ from diptych.orchestration.endings import Endings
 from diptych.orchestration.ledger import Hold
 from diptych.orchestration.parts import Parts
 from diptych.orchestration.placing import Placing
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_PREFILL_STARTED: Final = Moment.PREFILL_STARTED
+_FIRST_TOKEN: Final = Moment.FIRST_TOKEN
+_DECODE_STARTED: Final = Moment.DECODE_STARTED
+_PREFILLING: Final = State.PREFILLING
 
 
 class Handoff:
@@ -51,7 +60,7 @@ class Handoff:
             return
         if attempt.number == 1:
             attempt.job.cached_tokens = event.cached_tokens
-        attempt.job.moments.mark(Moment.PREFILL_STARTED, said_s)
+        attempt.job.moments.mark(_PREFILL_STARTED, said_s)
 
     def prefill_done(self, attempt: Attempt, said: WorkerSaid, event: PrefillDone, now_s: float) -> None:
         """The KV of the prompt stands, under leases; pass it on."""
@@ -63,7 +72,7 @@ class Handoff:
         if attempt.after is not None:
             return
         attempt.job.move(Trigger.PREFILL_DONE)
-        attempt.job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
+        attempt.job.moments.mark(_FIRST_TOKEN, said.said_s)
         attempt.prefilled_s = said.said_s
         self._start_decode(attempt, event, now_s)
 
@@ -72,8 +81,8 @@ class Handoff:
         if attempt.after is not None:
             return
         job = attempt.job
-        if job.state is State.PREFILLING:
-            job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
+        if job.state is _PREFILLING:
+            job.moments.mark(_FIRST_TOKEN, said.said_s)
             self._decodes_alone(attempt)
         else:
             job.handoff = _handed_over(attempt, said.said_s, event.copied_bytes)
@@ -86,7 +95,7 @@ class Handoff:
             if attempt.pair.streamed:
                 self._attempts.give_leases_back(attempt)
         job.move(Trigger.DECODE_STARTED)
-        job.moments.mark(Moment.DECODE_STARTED, said.said_s)
+        job.moments.mark(_DECODE_STARTED, said.said_s)
         self._timers.cancel(attempt.timer)
 
     def finished(self, attempt: Attempt, said: WorkerSaid, event: Finished, now_s: float) -> None:
@@ -94,7 +103,7 @@ class Handoff:
         self._attempts.leave(attempt, said.worker_id, now_s)
         if attempt.after is not None:
             return
-        attempt.job.moments.mark(Moment.FIRST_TOKEN, said.said_s)
+        attempt.job.moments.mark(_FIRST_TOKEN, said.said_s)
         self._endings.finish(attempt.job, event.finish_reason, said.said_s)
 
     def bounced(self, attempt: Attempt, said: WorkerSaid, event: Bounced, now_s: float) -> None:

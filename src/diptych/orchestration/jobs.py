@@ -5,7 +5,7 @@ Knows: its state, its output so far, its attempts. Does not know: workers, lease
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diptych.domain.ids import BlockHash, RequestId, TokenId
 from diptych.domain.kv import extend_hashes
@@ -15,6 +15,10 @@ from diptych.domain.request import FinishReason, Request, SamplingParams, Work
 from diptych.orchestration.moments import Moments
 from diptych.orchestration.needs import Need
 from diptych.orchestration.timers import Timer, TimerKey
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_QUEUED: Final = State.QUEUED
 
 JobOrder: TypeAlias = tuple[int, float, RequestId]
 
@@ -56,7 +60,7 @@ class Job:
         self.order: JobOrder = (request.priority, received_s, request.request_id)
         """Its place in the queue, the same after every resumption: priority, arrival, name."""
         self.moments = Moments()
-        self.state = State.QUEUED
+        self.state = _QUEUED
         self.output: tuple[TokenId, ...] = ()
         """Output tokens that its client has, as far as we were told: complete whenever nobody computes for
         it."""

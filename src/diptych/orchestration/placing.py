@@ -10,6 +10,7 @@ chosen (routing), what comes after (handoff).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from diptych.domain.commands import Reserve, StartPrefill
 from diptych.domain.events import Leased, ReserveRefused
@@ -25,6 +26,13 @@ from diptych.orchestration.prefix_index import Holder
 from diptych.orchestration.reasons import Obstacle
 from diptych.orchestration.registry import Refusal, WorkerRef
 from diptych.orchestration.routing import Plan, Router
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_ADMITTED: Final = Moment.ADMITTED
+_PLACED: Final = Moment.PLACED
+_PREFILL_QUEUED: Final = Moment.PREFILL_QUEUED
+_PREFILL_SENT: Final = Trigger.PREFILL_SENT
 
 OVERTAKE_S = 2.0
 """How long requests that fit may pass one that waits for more blocks than are free. Afterwards nobody
@@ -42,7 +50,7 @@ class Placing:
     """Moves requests from the queue to their prefill workers."""
 
     def __init__(self, parts: Parts, router: Router, admission: Admission, endings: Endings) -> None:
-        self._limits = parts.limits
+        self._placing_timeout_s = parts.limits.placing_timeout_s
         self._ledger = parts.ledger
         self._index = parts.prefixes
         self._queue = parts.queue
@@ -169,8 +177,8 @@ class Placing:
         pair = plan.pair
         attempt = self._attempts.begin(job, pair)
         job.placements.append(plan.placement)
-        job.moments.mark(Moment.ADMITTED, now_s)
-        job.moments.mark(Moment.PLACED, now_s)
+        job.moments.mark(_ADMITTED, now_s)
+        job.moments.mark(_PLACED, now_s)
         if pair.split:
             attempt.present[attempt.decode.worker_id] = attempt.decode
             self._outbox.send(attempt.decode, Reserve(attempt.work, pair.growth_blocks))
@@ -178,7 +186,7 @@ class Placing:
             for owner, indices in pair.hits.lent(attempt.prefill.worker_id).items():
                 self._ask_lease(attempt, owner, indices)
         if pair.split or attempt.leases:
-            self._timers.set(attempt.timer, now_s + self._limits.placing_timeout_s)
+            self._timers.set(attempt.timer, now_s + self._placing_timeout_s)
         else:
             self._start(attempt, now_s)
 
@@ -203,9 +211,9 @@ class Placing:
             self._attempts.attach(attempt, export_lease)
             self._leases.expect_export(export_lease, worker.worker_id)
         attempt.present[worker.worker_id] = worker.ref
-        attempt.job.move(Trigger.PREFILL_SENT)
-        attempt.job.moments.mark(Moment.PREFILL_QUEUED, now_s)
-        self._timers.set(attempt.timer, now_s + self._limits.placing_timeout_s)
+        attempt.job.move(_PREFILL_SENT)
+        attempt.job.moments.mark(_PREFILL_QUEUED, now_s)
+        self._timers.set(attempt.timer, now_s + self._placing_timeout_s)
         self._outbox.send(attempt.prefill, StartPrefill(attempt.work, borrowed, export_lease))
 
     def _borrowed(self, attempt: Attempt) -> dict[int, BlockId]:

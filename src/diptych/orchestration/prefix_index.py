@@ -77,7 +77,11 @@ class PrefixIndex:
         """How often somebody said that blocks can be found now."""
 
     def cached(
-        self, domain: DomainId, owner: WorkerId, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]
+        self,
+        domain: DomainId,
+        owner: WorkerId,
+        hashes: tuple[BlockHash, ...],
+        block_ids: tuple[BlockId, ...],
     ) -> None:
         """``owner`` can be asked for these blocks from now on."""
         self.additions += 1
@@ -87,12 +91,14 @@ class PrefixIndex:
         holder = self._holders.get(owner)
         if holder is None:
             holder = self._holders[owner] = Holder(owner, copies)
-        for block_hash, block_id in zip(hashes, block_ids, strict=True):
-            there = copies.get(block_hash)
+        if len(hashes) != len(block_ids):
+            raise Bug(f"{owner} names {len(hashes)} hashes for {len(block_ids)} blocks")
+        for i in range(len(hashes)):
+            there = copies.get(hashes[i])
             if there is None:
-                copies[block_hash] = Copy(holder, block_id)
+                copies[hashes[i]] = Copy(holder, block_ids[i])
                 holder.blocks += 1
-            elif _join(there, holder, block_id):
+            elif _join(there, holder, block_ids[i]):
                 holder.blocks += 1
 
     def evicted(self, domain: DomainId, owner: WorkerId, hashes: Sequence[BlockHash]) -> None:

@@ -38,6 +38,7 @@ class Worker:
     __slots__ = (
         "doomed",
         "heard_s",
+        "incarnation",
         "info",
         "ref",
         "refusal",
@@ -53,6 +54,7 @@ class Worker:
     def __init__(self, info: WorkerInfo, now_s: float) -> None:
         self.info = info
         self.worker_id = info.worker_id
+        self.incarnation = info.incarnation
         self.ref = WorkerRef(info.worker_id, info.incarnation)
         self.stall_timer = TimerKey(Timer.STALL, info.worker_id)
         self.heard_s = now_s
@@ -196,7 +198,7 @@ class Registry:
     def living(self, worker_id: WorkerId, incarnation: int) -> Worker | None:
         """The same."""
         worker = self._live.get(worker_id)
-        return worker if worker is not None and worker.info.incarnation == incarnation else None
+        return worker if worker is not None and worker.incarnation == incarnation else None
 
     def get(self, worker_id: WorkerId) -> Worker | None:
         """The living incarnation of this id."""

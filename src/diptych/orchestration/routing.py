@@ -38,7 +38,8 @@ class Router:
         self._registry = parts.registry
         self._ledger = parts.ledger
         self._index = parts.prefixes
-        self._limits = parts.limits
+        self._backlog_tokens = parts.limits.prefill_backlog_tokens
+        self._reserve_tokens = parts.limits.output_reserve_tokens
         self._cost = parts.cost
         self._slo = slo
         self._floor = Floor.of((), parts.ledger)
@@ -52,11 +53,11 @@ class Router:
         if self._floor_of != self._registry.sets:
             self._floor = Floor.of(self._registry.usable(), self._ledger)
             self._floor_of = self._registry.sets
-        floor, limits = self._floor, self._limits
+        floor = self._floor
         if job.tokens < floor.smallest_arena_tokens and self._all_behind():
             return Obstacle.BUSY
-        needs = job.needs_of(floor.block_sizes, limits.output_reserve_tokens)
-        look = Look(job, floor, needs, self._index, self._cost, limits.prefill_backlog_tokens)
+        needs = job.needs_of(floor.block_sizes, self._reserve_tokens)
+        look = Look(job, floor, needs, self._index, self._cost, self._backlog_tokens)
         cells: list[Cell] = []
         alone = look.alone(floor.alone, cells)
         fit, splits = len(cells), list[SplitView]()
@@ -80,7 +81,7 @@ class Router:
 
     def _all_behind(self) -> bool:
         """Whether every prefill worker has enough prompt tokens before it: then nobody looks closer."""
-        backlog_tokens = self._limits.prefill_backlog_tokens
+        backlog_tokens = self._backlog_tokens
         for seat in self._floor.prefillers:
             if seat.account.prefill_tokens <= backlog_tokens:
                 return False

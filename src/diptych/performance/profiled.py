@@ -16,7 +16,7 @@ from diptych.domain.fleet import LinkSpec
 from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerStats
 from diptych.performance.estimate import MEMORY_BUSY_S, MEMORY_HANDOFFS
-from diptych.performance.steps import Chunk, StepModel
+from diptych.performance.steps import StepModel
 
 MOST_CORRECTION = 10.0
 """A model that is wrong by more than this factor is the wrong model: no single observation counts for
@@ -175,7 +175,7 @@ class _Speed:
         return seconds + (self._chunk_s(rest, cached_tokens + whole * size) if rest else 0.0)
 
     def _chunk_s(self, new_tokens: int, cached_tokens: int) -> float:
-        return self.model.step_s((Chunk(new_tokens, cached_tokens),), 0, 0)
+        return self.model.step_s(((new_tokens, cached_tokens),), 0, 0)
 
 
 class _Seen:
@@ -233,7 +233,7 @@ class _Seen:
         """A step in the middle of the prompts that were asked about last."""
         new_tokens, cached_tokens = self.prompt
         sequences = round(batch)
-        chunk = Chunk(max(1, round(prompt_tokens)), cached_tokens + new_tokens // 2)
+        chunk = (max(1, round(prompt_tokens)), cached_tokens + new_tokens // 2)
         return self.speed.model.step_s((chunk,), sequences, round(sequences * self.context_tokens))
 
 

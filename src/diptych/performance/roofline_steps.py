@@ -13,7 +13,6 @@ bubble (pp − 1)/(chunks + pp − 1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from diptych.domain.errors import SpecError
@@ -33,7 +32,7 @@ from diptych.performance.roofline import (
     prompt_load,
     roof_s,
 )
-from diptych.performance.steps import Chunk, Line
+from diptych.performance.steps import Chunks, Line
 from diptych.performance.work import (
     ACTIVATION_BYTES,
     MEMORY_USE,
@@ -94,7 +93,7 @@ class RooflineSteps:
         """See `StepModel`."""
         return self._kv_tokens
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """See `StepModel`."""
         if not chunks:
             if not decodes:
@@ -104,7 +103,7 @@ class RooflineSteps:
             return self._flat_s(chunks, decodes, context_tokens)
         return self.cost(chunks, decodes, context_tokens).total_s
 
-    def _flat_s(self, chunks: Sequence[Chunk], decodes: int, context: int) -> float:
+    def _flat_s(self, chunks: Chunks, decodes: int, context: int) -> float:
         """`cost` for one stage and no windows, written out: the simulator asks this most."""
         c, tokens, pairs, read = self._c, float(decodes), 0.0, context
         for new, cached in chunks:
@@ -118,7 +117,7 @@ class RooflineSteps:
         fixed = c.fixed_s + c.root_s * sequences**0.5 + c.sequence_s * sequences
         return max(memory + c.overlap * busy, busy + c.overlap * memory) + fixed
 
-    def cost(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> StepCost:
+    def cost(self, chunks: Chunks, decodes: int, context_tokens: int) -> StepCost:
         """One step, its parts kept apart."""
         load = self._load(chunks, decodes, context_tokens)
         c = self._c
@@ -133,7 +132,7 @@ class RooflineSteps:
             lines = self._lines[decodes] = self._decode_lines(decodes)
         return lines
 
-    def utilisation(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> Utilisation:
+    def utilisation(self, chunks: Chunks, decodes: int, context_tokens: int) -> Utilisation:
         """Useful FLOPs and bytes of a step over what one chip could do meanwhile."""
         w, load = self._work, self._load(chunks, decodes, context_tokens)
         seconds = self.step_s(chunks, decodes, context_tokens)
@@ -148,10 +147,10 @@ class RooflineSteps:
         # A chip holds 1/pp of the layers and sees pp micro-batches in a step: both cancel.
         return Utilisation(flops / (w.peak * seconds), moved / (w.bandwidth * seconds))
 
-    def _load(self, chunks: Sequence[Chunk], decodes: int, context: float) -> Load:
+    def _load(self, chunks: Chunks, decodes: int, context: float) -> Load:
         share = 1.0 / self._pp
         tokens, pairs, window_pairs, read = decodes * share, 0.0, 0.0, 0.0
-        pieces = max(1, sum(chunk.new_tokens for chunk in chunks) // PIPELINE_CHUNK_TOKENS)
+        pieces = max(1, sum(new for new, _ in chunks) // PIPELINE_CHUNK_TOKENS)
         filled = (pieces + self._pp - 1) / (pieces * self._pp)
         for new, cached in chunks:
             one = prompt_load(self._c, float(new), float(cached))

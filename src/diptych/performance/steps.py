@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec, RatesSpec
 
@@ -22,6 +22,10 @@ class Chunk(NamedTuple):
     new_tokens: int
     cached_tokens: int
     """Tokens before it whose KV is there."""
+
+
+Chunks: TypeAlias = Sequence[tuple[int, int]]
+"""Each a `Chunk`, or a pair like it."""
 
 
 class Line(NamedTuple):
@@ -39,9 +43,9 @@ class StepModel(Protocol):
         """Tokens of KV that the worker holds."""
         ...
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
-        """Seconds of a step that computes ``chunks`` and one token for each of ``decodes`` sequences, which
-        have ``context_tokens`` tokens before it altogether."""
+    def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
+        """Seconds of a step that computes ``chunks`` and one token for
+        each of ``decodes`` sequences, which have ``context_tokens`` tokens before it altogether."""
         ...
 
     def decode_lines(self, decodes: int) -> tuple[Line, ...]:
@@ -77,6 +81,8 @@ class FittedSteps:
         self._profile = profile
         fit: PrefillFit = profile.prefill
         self._overhead_s = profile.step_overhead_s
+        self._mixed_decode_factor = profile.mixed_decode_factor
+        self._mixed_prefill_factor = profile.mixed_prefill_factor
         self._fixed_s, self._token_s, self._token2_s = fit.fixed_s, fit.per_token_s, fit.per_token2_s
         self._prompt_table = table(profile.prefill.by_tokens) if profile.prefill.by_tokens else None
         self._batch_tables = [table(fit.by_batch) if fit.by_batch else None for fit in profile.decode]
@@ -88,7 +94,7 @@ class FittedSteps:
         """See `StepModel`."""
         return self._profile.kv_tokens
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """See `StepModel`."""
         if not decodes:
             return self._prefill_s(chunks) if chunks else 0.0
@@ -97,8 +103,8 @@ class FittedSteps:
         if not chunks:
             return line.fixed_s + context_s
         grown_s = self._prefill_s(chunks) - self._prefill_s(())
-        profile = self._profile
-        return profile.mixed_decode_factor * line.fixed_s + context_s + profile.mixed_prefill_factor * grown_s
+        fixed_s = self._mixed_decode_factor * line.fixed_s
+        return fixed_s + context_s + self._mixed_prefill_factor * grown_s
 
     def decode_lines(self, decodes: int) -> tuple[Line, ...]:
         """See `StepModel`."""
@@ -107,7 +113,7 @@ class FittedSteps:
             lines = self._lines[decodes] = (self._line(decodes),)
         return lines
 
-    def _prefill_s(self, chunks: Sequence[Chunk]) -> float:
+    def _prefill_s(self, chunks: Chunks) -> float:
         tokens = squares = behind = 0
         for new, cached in chunks:
             tokens += new

@@ -179,8 +179,9 @@ class VirtualDriver:
     def _arrive(self, arrival: Arrival) -> None:
         request = self._make_request(self._numbered, arrival)
         self._numbered += 1
-        self.lives[request.request_id] = Live(arrival.output_tokens)
-        self._arrivals[request.request_id] = arrival
+        name = request.request_id
+        self.lives[name] = Live(arrival.output_tokens)
+        self._arrivals[name] = arrival
         now_s = self.now_s
         self._decide(RequestArrived(request=request, received_s=now_s, tokenised_s=now_s))
 
@@ -197,7 +198,7 @@ class VirtualDriver:
 
     def join(self, worker: VirtualWorker) -> None:
         """A worker is there from now on."""
-        self._workers[worker.info.worker_id] = worker
+        self._workers[worker.worker_id] = worker
         if self._host is not None:
             self._host.workers = tuple(self._workers.values())
         self._decide(WorkerJoined(worker.info))
@@ -214,7 +215,7 @@ class VirtualDriver:
         for one in (worker, *self._workers.values()):
             one.settle(self.now_s)
         streamed = tuple(self._streamed(name, worker) for name in self.lives)
-        self._decide(WorkerLostEvent(worker_id, worker.info.incarnation, reason, streamed))
+        self._decide(WorkerLostEvent(worker_id, worker.incarnation, reason, streamed))
 
     def say(self, worker: VirtualWorker, report: StepReport) -> None:
         """See `Timeline`."""
@@ -232,27 +233,27 @@ class VirtualDriver:
             return
         live = self.lives.get(fetch.request_id)
         took_s = 0.0 if live is None else max(0.0, live.last_token_s - live.prefill_started_s)
-        path = (fetch.source, worker.info.worker_id)
+        path = (fetch.source, worker.worker_id)
         t_s = self._link.arrives_s(path, fetch.tokens * self._token_bytes, took_s, self.now_s)
         self.at(t_s, self._fetched, worker, fetch)
 
     def _fetched(self, worker: VirtualWorker, fetch: Fetch) -> None:
-        if self._workers.get(worker.info.worker_id) is worker:
+        if self._workers.get(worker.worker_id) is worker:
             worker.fetched(fetch, self.now_s, fetch.source in self._workers)
 
     def _wake(self, worker: VirtualWorker, ticket: int) -> None:
-        if self._workers.get(worker.info.worker_id) is worker:
+        if self._workers.get(worker.worker_id) is worker:
             worker.wake(ticket, self.now_s)
 
     def _heard(self, worker: VirtualWorker, report: StepReport) -> None:
-        info = worker.info
-        if self._workers.get(info.worker_id) is not worker:
+        worker_id, incarnation, t_s = worker.worker_id, worker.incarnation, report.t_s
+        if self._workers.get(worker_id) is not worker:
             return
         for event in report.events:
-            streamed = self._note(event, report.t_s)
-            self._decide(WorkerSaid(info.worker_id, info.incarnation, report.t_s, event, streamed))
+            streamed = self._note(event, t_s)
+            self._decide(WorkerSaid(worker_id, incarnation, t_s, event, streamed))
         if report.stats is not None:
-            self._decide(Heartbeat(info.worker_id, info.incarnation, report.stats))
+            self._decide(Heartbeat(worker_id, incarnation, report.stats))
 
     def _note(self, event: WorkerEvent, t_s: float) -> Streamed | None:
         if type(event) is PrefillStarted:
@@ -297,7 +298,7 @@ class VirtualDriver:
 
     def _send(self, send: Send) -> None:
         worker = self._workers.get(send.worker_id)
-        if worker is None or worker.info.incarnation != send.incarnation:
+        if worker is None or worker.incarnation != send.incarnation:
             return
         command = send.command
         delay_s = self._delays[send.worker_id].of(command)
@@ -307,7 +308,7 @@ class VirtualDriver:
         self._ready.append((self._obey, (worker, command)))
 
     def _obey(self, worker: VirtualWorker, command: WorkerCommand) -> None:
-        if self._workers.get(worker.info.worker_id) is worker:
+        if self._workers.get(worker.worker_id) is worker:
             worker.accept(command, self.now_s)
 
     def _wake_core_at(self, t_s: float) -> None:

@@ -22,7 +22,7 @@ from diptych.domain.events import Bounced, Dropped, Finished, PrefillDone, StepR
 from diptych.domain.ids import RequestId, TokenId
 from diptych.domain.request import TokenOut
 from diptych.domain.worker import WorkerInfo, WorkerStats
-from diptych.performance.steps import Chunk, Line, StepModel, run_s, steps_within
+from diptych.performance.steps import Line, StepModel, run_s, steps_within
 from diptych.planning.measure import Buckets
 from diptych.scheduling import Fetch, Scheduler, StepShape
 
@@ -120,6 +120,8 @@ class VirtualWorker:
         stream: bool = False,
     ) -> None:
         self.info = info
+        self.worker_id = info.worker_id
+        self.incarnation = info.incarnation
         self.scheduler = scheduler
         self.slow = 1.0
         """Factor on every step: a fault."""
@@ -248,7 +250,7 @@ class VirtualWorker:
         for name in shape.imports:
             live = self._lives[name]
             self._add_row(name, live.emitted, live.last_token_s)
-        chunks = [Chunk(chunk.new_tokens, chunk.cached_tokens) for chunk in shape.chunks]
+        chunks = [(chunk.new_tokens, chunk.cached_tokens) for chunk in shape.chunks]
         seconds = self._model.step_s(chunks, shape.decodes, shape.context_tokens)
         self._wake_at(now_s + seconds * self.slow)
 

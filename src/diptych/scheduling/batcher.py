@@ -63,7 +63,7 @@ class Batcher:
     are not cut, waiting prompts first, and decodes only in steps without any."""
 
     def __init__(self, config: SchedulerConfig, roster: Roster, pool: BlockPool) -> None:
-        self._config = config
+        self._chunked = config.chunked_prefill
         self._max_running = config.max_running
         self._token_budget = config.token_budget
         self._roster = roster
@@ -72,13 +72,13 @@ class Batcher:
     def compose(self) -> Batch:
         """The next step. Afterwards everything it contains is running and holds its blocks."""
         batch = Batch()
-        if not self._config.chunked_prefill:
+        if not self._chunked:
             self._add_whole_prompts(batch)
         if not batch.chunks:
             self._add_decodes(batch)
             if self._roster.imports.sequences:
                 self._add_imports(batch)
-        if self._config.chunked_prefill:
+        if self._chunked:
             self._add_chunks(batch)
         return batch
 
@@ -106,7 +106,7 @@ class Batcher:
 
     def looks_at_prompts(self) -> bool:
         """Whether a step that decodes everyone would have looked at a waiting prompt."""
-        whole = not self._config.chunked_prefill
+        whole = not self._chunked
         return self._has_seat() and (whole or self._roster.running < self._token_budget)
 
     # ------------------------------------------------------------ decodes
@@ -185,7 +185,7 @@ class Batcher:
     def _share(self, tokens: int, batch: Batch) -> int:
         """How many of a prompt's tokens run in this step."""
         budget = self._token_budget - batch.tokens
-        if self._config.chunked_prefill:
+        if self._chunked:
             return min(budget, tokens)
         return tokens if tokens <= budget or not batch.chunks else 0
 

@@ -209,7 +209,7 @@ class BlockPool:
         """How many of these different blocks only the prompt cache holds."""
         return self._cache.count_idle(block_ids)
 
-    def publish(self, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]) -> None:
+    def publish(self, hashes: list[BlockHash], block_ids: list[BlockId]) -> None:
         """Name full blocks that the caller holds. One whose content another block has already gets none."""
         for block_id in block_ids:
             if not self._references[self._place(block_id)]:

@@ -39,7 +39,9 @@ class Leaper:
     """Looks ahead in a roster and a pool, and moves both ahead."""
 
     def __init__(self, config: SchedulerConfig, roster: Roster, pool: BlockPool, batcher: Batcher) -> None:
-        self._config = config
+        self._token_budget = config.token_budget
+        self._block_tokens = config.block_tokens
+        self._prompt_cache = config.prompt_cache
         self._roster = roster
         self._decodes = roster.decodes
         self._pool = pool
@@ -52,7 +54,7 @@ class Leaper:
         decodes did not grow just then)."""
         decodes = self._decodes
         running = len(decodes.sequences)
-        if not running or self._roster.prefilling or running > self._config.token_budget:
+        if not running or self._roster.prefilling or running > self._token_budget:
             return None
         if self._roster.imports.sequences and self._batcher.looks_at_imports():
             return None
@@ -70,7 +72,7 @@ class Leaper:
         room = self._steps_with_room(limit or 1, need)
         if not room:
             return None
-        if head is not None and need is not None and self._config.prompt_cache:
+        if head is not None and need is not None and self._prompt_cache:
             limit = min(limit, self._steps_without_match(head, need))
         return Steady(running, decodes.context_tokens, min(limit, room))
 
@@ -78,7 +80,7 @@ class Leaper:
         """The largest number of steps up to ``limit`` for which every decode finds its block."""
         available = self._pool.available_blocks
         evictable = None if need is None else self._evictable(need)
-        growths = len(self._decodes.sequences) * (1 + limit // self._config.block_tokens)
+        growths = len(self._decodes.sequences) * (1 + limit // self._block_tokens)
         if evictable is None and growths <= available:
             return limit  # whoever grows, and however promised
         rooms = [(self._decodes.room(item), item.reserved_blocks) for item in self._decodes.sequences]
@@ -93,7 +95,7 @@ class Leaper:
 
     def _growths(self, room: int, steps: int) -> int:
         """Blocks taken in so many steps by a sequence whose blocks have room for ``room`` of them."""
-        return max(0, -((room - steps) // self._config.block_tokens))
+        return max(0, -((room - steps) // self._block_tokens))
 
     def _evictable(self, need: PromptNeed) -> int | None:
         """Blocks that may be taken before a waiting prompt loses a part of its prefix, if that matters (None:
@@ -106,15 +108,15 @@ class Leaper:
         """Steps after which the waiting prompt may find its next block published by a sequence whose tokens
         have been the same so far: from then on it needs less."""
         index = len(need.prefix)
-        stop = (index + 1) * self._config.block_tokens
+        stop = (index + 1) * self._block_tokens
         if index >= head.matchable_blocks:
-            return self._pool.arena.blocks * self._config.block_tokens
+            return self._pool.arena.blocks * self._block_tokens
         ends = [
             stop - self._decodes.computed(sequence)
             for sequence in self._decodes.sequences
             if self._decodes.computed(sequence) < stop and self._may_publish(sequence, head)
         ]
-        return min(ends, default=self._pool.arena.blocks * self._config.block_tokens)
+        return min(ends, default=self._pool.arena.blocks * self._block_tokens)
 
     def _may_publish(self, sequence: Sequence, head: Sequence) -> bool:
         """Whether all tokens of ``sequence`` are those of the waiting ``head``."""
@@ -139,7 +141,7 @@ class Leaper:
             due = decodes.next_due()
             decodes.advance((target if due is None else min(target, due)) - decodes.round)
             for sequence in decodes.filled():
-                if self._config.prompt_cache:
+                if self._prompt_cache:
                     publish_full(sequence, self._pool)
 
 

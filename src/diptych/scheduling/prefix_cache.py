@@ -7,7 +7,7 @@ reference counts (the block pool does, and says when a block falls idle or is wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from diptych.domain.errors import Bug
@@ -82,18 +82,21 @@ class PrefixCache:
         """Whether the block can be found by hash."""
         return self._hash_of[block_id - self._start] is not None
 
-    def publish(self, hashes: Sequence[BlockHash], block_ids: Sequence[BlockId]) -> None:
+    def publish(self, hashes: list[BlockHash], block_ids: list[BlockId]) -> None:
         """Name blocks that somebody refers to. One whose content is named already stays without a name."""
         block_of, hash_of, start = self.block_of, self._hash_of, self._start
         fresh: list[BlockId] = []
         names: list[BlockHash] = []
-        for block_hash, block_id in zip(hashes, block_ids, strict=True):
-            if hash_of[block_id - start] is not None:
-                raise Bug(f"block {block_id} is published twice")
+        if len(hashes) != len(block_ids):
+            raise Bug(f"{len(block_ids)} blocks are published under {len(hashes)} names")
+        for i in range(len(hashes)):
+            block_hash, place = hashes[i], block_ids[i] - start
+            if hash_of[place] is not None:
+                raise Bug(f"block {block_ids[i]} is published twice")
             if block_hash not in block_of:
-                block_of[block_hash] = block_id
-                hash_of[block_id - start] = block_hash
-                fresh.append(block_id)
+                block_of[block_hash] = block_ids[i]
+                hash_of[place] = block_hash
+                fresh.append(block_ids[i])
                 names.append(block_hash)
         if fresh:
             news = self._run(True)

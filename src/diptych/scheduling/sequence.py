@@ -6,6 +6,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Tokens
+from typing import Final
 
 from diptych.domain.commands import StartDecode, StartPrefill
 from diptych.domain.errors import Bug
@@ -14,6 +15,11 @@ from diptych.domain.kv import blocks_for, next_hash, token_bytes
 from diptych.domain.request import FinishReason, Phase, Work
 
 Order = tuple[int, float, RequestId]
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_DECODE: Final = Phase.DECODE
+_PREFILL: Final = Phase.PREFILL
 
 NOTHING_BORROWED: Mapping[int, BlockId] = {}
 
@@ -120,7 +126,7 @@ class Sequence:
         """A sequence that starts with computing its tokens."""
         if not command.work.token_ids:
             raise Bug(f"request {command.work.request_id} has no tokens")
-        sequence = cls(command.work, block_tokens, Phase.PREFILL)
+        sequence = cls(command.work, block_tokens, _PREFILL)
         sequence.borrowed = command.borrowed
         sequence.export_lease = command.export_lease
         return sequence
@@ -128,7 +134,7 @@ class Sequence:
     @classmethod
     def to_expect(cls, work: Work, block_tokens: int) -> Sequence:
         """A sequence that is to be decoded here once it has been prefilled elsewhere."""
-        return cls(work, block_tokens, Phase.DECODE)
+        return cls(work, block_tokens, _DECODE)
 
     def take_over(self, command: StartDecode) -> None:
         """Its KV stands in blocks of others, for all tokens but the last."""
@@ -222,7 +228,7 @@ class Sequence:
     def append(self, token_id: TokenId) -> FinishReason | None:
         """Add a sampled token; says whether it is the last one. (`min_tokens` is the sampler's rule.)"""
         self.output.append(token_id)
-        self.phase = Phase.DECODE
+        self.phase = _DECODE
         if token_id in self.work.sampling.stop_token_ids:
             return FinishReason.STOP
         return FinishReason.LENGTH if self.tokens >= self.limit else None

@@ -5,13 +5,12 @@ Knows: the specs, and the test's seconds as a step model. Does not know: the ref
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from diptych.domain.worker import Role
-from diptych.performance.steps import Chunk, Line, StepModel
+from diptych.performance.steps import Chunks, Line, StepModel
 from diptych.planning.acceptance.plane import pool, run, spec, split_spec
 from diptych.planning.acceptance.row import By, Row, Sheet
 from diptych.planning.acceptance.rules.coder import (
@@ -41,7 +40,7 @@ class CoderSteps:
     decode_factor: float = 1.0
     kv_tokens: int = KV_TOKENS
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """See `StepModel`."""
         decode_s = step_s(decodes, context_tokens) if decodes else 0.0
         prompt_s = sum(prefill_s(c + n) - (prefill_s(c) if c else 0.0) for n, c in chunks)

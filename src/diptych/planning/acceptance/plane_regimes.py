@@ -14,7 +14,7 @@ from re import fullmatch
 
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.worker import Role
-from diptych.performance.steps import Chunk, FittedSteps, Line, StepModel
+from diptych.performance.steps import Chunks, FittedSteps, Line, StepModel
 from diptych.planning.acceptance.plane import instant_link, pool, spec, with_slo
 from diptych.planning.acceptance.regimes import EXPECTED
 from diptych.planning.acceptance.row import By, Row, Sheet
@@ -67,7 +67,7 @@ class Clocked:
         """See `StepModel`."""
         return self._model.kv_tokens
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """See `StepModel`."""
         seconds = self._model.step_s(chunks, decodes, context_tokens)
         if decodes:

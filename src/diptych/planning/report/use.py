@@ -5,12 +5,12 @@ Knows: roofline step models' own shares, the mix of steps of a plan. Does not kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from diptych.domain.worker import Role
-from diptych.performance.steps import Chunk
+from diptych.performance.steps import Chunk, Chunks
 from diptych.planning.search.candidate import PoolPlan
 from diptych.planning.search.finalist import Finalist
 from diptych.planning.search.shape import Shape
@@ -45,7 +45,10 @@ def phase_uses(finalist: Finalist, shape: Shape) -> list[PhaseUse]:
 
 
 def _prefill(
-    pool: PoolPlan, shape: Shape, measure: Callable[[Sequence[Chunk], int, int], Any], busy: float | None
+    pool: PoolPlan,
+    shape: Shape,
+    measure: Callable[[Chunks, int, int], Any],
+    busy: float | None,
 ) -> PhaseUse:
     """Mean over the workload's prompts, by the time that each takes."""
     seconds = compute = bandwidth = 0.0
@@ -62,7 +65,7 @@ def _prefill(
 def _decode(
     pool: PoolPlan,
     shape: Shape,
-    measure: Callable[[Sequence[Chunk], int, int], Any],
+    measure: Callable[[Chunks, int, int], Any],
     busy: float | None,
     finalist: Finalist,
 ) -> PhaseUse:

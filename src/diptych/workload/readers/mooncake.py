@@ -14,6 +14,7 @@ import msgspec
 
 from diptych.workload.lines import Lines
 from diptych.workload.nearest import did_you_mean
+from diptych.workload.readers.mooncake_row import Row
 from diptych.workload.record import DEFAULT_BLOCK_TOKENS, Arrival
 
 HEADER = re.compile(r"^#\s*block_tokens\s*[:=]\s*(\d+)\s*$")
@@ -32,17 +33,6 @@ KEPT = (
 REQUIRED = ("input_length", "output_length")
 
 
-class _Row(msgspec.Struct):
-    input_length: int
-    output_length: int
-    timestamp: float | None = None
-    hash_ids: tuple[int, ...] = ()
-    session_id: str | int | None = None
-    delay: float | None = None
-    priority: int = 0
-    max_tokens: int | None = None
-
-
 def read(
     lines: Iterable[str],
     source: str = "trace",
@@ -51,7 +41,7 @@ def read(
     ordered: bool = True,
 ) -> Iterator[Arrival]:
     """Arrivals line by line. Raises `SpecError` naming line, field and reason at the first wrong line."""
-    decode = msgspec.json.Decoder(_Row).decode
+    decode = msgspec.json.Decoder(Row).decode
     cursor = Lines(lines, source, ordered=ordered)
     began_s: dict[str, float] = {}
     for text in cursor:
@@ -101,7 +91,7 @@ def unknown_fields(head: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if name not in KEPT))
 
 
-def _instant_s(cursor: Lines, row: _Row, session: str | None, began_s: dict[str, float]) -> float:
+def _instant_s(cursor: Lines, row: Row, session: str | None, began_s: dict[str, float]) -> float:
     """When it arrives. A later turn may give only its delay: then not before what its session began with."""
     if row.timestamp is not None:
         return cursor.instant_s("timestamp", row.timestamp / 1000)

@@ -5,11 +5,10 @@ Knows: ``step = max(bytes/(W·η), FLOP/(F·µ)) + L·c0 + all-reduces``. Does n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from diptych.performance.steps import Chunk, Line
+from diptych.performance.steps import Chunks, Line
 
 BYTES = 2
 """Of a weight and of a KV element: bf16."""
@@ -52,12 +51,12 @@ class CardSteps:
     kv_tokens: int
     cards: int = 1
 
-    def step_s(self, chunks: Sequence[Chunk], decodes: int, context_tokens: int) -> float:
+    def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """See `StepModel`."""
         if not chunks and not decodes:
             return 0.0
-        new = decodes + sum(chunk.new_tokens for chunk in chunks)
-        held = context_tokens + decodes + sum(chunk.new_tokens + chunk.cached_tokens for chunk in chunks)
+        new = decodes + sum(n for n, _ in chunks)
+        held = context_tokens + decodes + sum(n + c for n, c in chunks)
         pairs = context_tokens + decodes / 2
         pairs += sum(n * c + n * n / 2 for n, c in chunks)
         return max(self._memory_s(held), self._compute_s(new, pairs)) + self._fixed_s(new)
