@@ -27,7 +27,7 @@ from support.head import FixedCost, make_info, make_request
 
 A, B = WorkerId("a"), WorkerId("b")
 HERE = DomainId("here")
-H = [BlockHash(bytes([number]) * 16) for number in range(4)]
+H = tuple(BlockHash(bytes([number]) * 16) for number in range(4))
 
 # ---------------------------------------------------------------- timers
 
@@ -168,7 +168,7 @@ def test_the_ledger_counts_shared_pins_once() -> None:
 def test_the_index_finds_leading_runs_of_any_owner() -> None:
     index = PrefixIndex()
 
-    def leading(hashes: list[BlockHash], domain: DomainId = HERE) -> list[dict[str, BlockId]]:
+    def leading(hashes: tuple[BlockHash, ...], domain: DomainId = HERE) -> list[dict[str, BlockId]]:
         """Owner → block, for each block of the run."""
         return [
             {holder.owner: holder.ids((block_hash,))[0] for holder in stretch.holders}
@@ -179,7 +179,7 @@ def test_the_index_finds_leading_runs_of_any_owner() -> None:
     index.cached(HERE, A, H[:2], (10, 11))
     index.cached(HERE, B, H[1:3], (21, 22))
     assert leading(H) == [{A: 10}, {A: 11, B: 21}, {B: 22}]
-    assert leading(H, DomainId("there")) == [] == leading([])
+    assert leading(H, DomainId("there")) == [] == leading(())
     assert list(leading(H)[1]) == [A, B], "who cached it first comes first"
     assert [(it.start, it.stop) for it in index.leading(HERE, H)] == [(0, 1), (1, 2), (2, 3)]
     index.evicted(HERE, A, H[:1])

@@ -295,8 +295,8 @@ class Cache:
     def has(self, name: str, *indices: int) -> None:
         """This worker has these blocks of the sequence."""
         number = list(self.seats).index(WorkerId(name))
-        hashes = [H[index] for index in indices]
-        self.index.cached(DomainId("here"), WorkerId(name), hashes, [10 * number + it for it in indices])
+        hashes = tuple(H[index] for index in indices)
+        self.index.cached(DomainId("here"), WorkerId(name), hashes, tuple(10 * number + it for it in indices))
 
     def chosen(self, prefer: str, less: tuple[WorkerId, int] | None = None) -> Hits:
         """What this worker would use."""

@@ -35,7 +35,7 @@ class Counting:
 
     def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         self.asked += 1
-        return 0.001 * sum(chunk.new_tokens for chunk in chunks)
+        return 0.001 * sum(new for new, _ in chunks)
 
     def decode_lines(self, decodes: int) -> tuple[Line, ...]:
         return (Line(0.010, 0.0), Line(0.0, 1e-5))

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).with_name("modules")
 MANIFEST = FOLDER / "manifest.json"
 SWITCH = "DIPTYCH_COMPILED"
 
-READ = ("domain", "performance", "scheduling", "orchestration", "planning")
+READ = ("domain", "performance", "scheduling", "orchestration", "planning", "workload")
 """Packages whose sources the compiled modules were made from: types of the one are laid down in the other."""
 
 

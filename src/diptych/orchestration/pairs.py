@@ -5,36 +5,59 @@ Knows: what the pair takes of each worker. Does not know: whether it may (filter
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from diptych.domain.ids import BlockHash
 from diptych.orchestration.hits import Hits
 from diptych.orchestration.ledger import Hold
 from diptych.orchestration.registry import Worker
 
 
-@dataclass(slots=True)
 class Pair:
-    """A request on a pair of workers; both may be the same."""
+    """A request on a pair of workers; both may be the same.
 
-    prefill: Worker
-    decode: Worker
-    split: bool
-    """Whether the KV changes hands."""
-    streamed: bool
-    """Whether the KV goes into another memory domain."""
-    tokens: int
-    blocks: int
-    """Blocks of the tokens that exist."""
-    growth_blocks: int
-    """Blocks to set aside where it decodes: for the output; for the whole sequence if the KV is streamed."""
-    hits: Hits
-    cached_tokens: int
-    """Tokens that need no computing."""
-    block_tokens: int
-    """Size of the blocks of both."""
-    hashes: tuple[BlockHash, ...]
-    """Of the whole blocks that exist."""
+    ``split``: whether the KV changes hands; ``streamed``: into another memory domain. ``blocks``: of the
+    ``tokens`` that exist, and ``hashes`` of the whole ones. ``growth_blocks``: to set aside where it decodes,
+    for the output; for the whole sequence if the KV is streamed. ``block_tokens``: of the blocks of both.
+    """
+
+    __slots__ = (
+        "block_tokens",
+        "blocks",
+        "cached_tokens",
+        "decode",
+        "growth_blocks",
+        "hashes",
+        "hits",
+        "prefill",
+        "split",
+        "streamed",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        *,
+        prefill: Worker,
+        decode: Worker,
+        streamed: bool,
+        tokens: int,
+        blocks: int,
+        growth_blocks: int,
+        hits: Hits,
+        block_tokens: int,
+        hashes: tuple[BlockHash, ...],
+    ) -> None:
+        self.prefill = prefill
+        self.decode = decode
+        self.split = prefill is not decode
+        self.streamed = streamed
+        self.tokens = tokens
+        self.blocks = blocks
+        self.growth_blocks = growth_blocks
+        self.hits = hits
+        self.cached_tokens = hits.blocks * block_tokens
+        """Tokens that need no computing."""
+        self.block_tokens = block_tokens
+        self.hashes = hashes
 
     def prefill_hold(self) -> Hold:
         """What the prefill worker is charged while it computes the prompt."""

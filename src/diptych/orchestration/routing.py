@@ -102,13 +102,11 @@ class Router:
         pair = Pair(
             prefill=prefill.worker,
             decode=decode.worker,
-            split=prefill is not decode,
             streamed=streamed,
             tokens=need.tokens,
             blocks=need.blocks,
             growth_blocks=growth_blocks,
             hits=hits,
-            cached_tokens=hits.blocks * need.block_tokens,
             block_tokens=need.block_tokens,
             hashes=job.hashes(need.block_tokens),
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from diptych.domain.errors import Bug
 from diptych.domain.events import BlocksCached, BlocksEvicted
@@ -16,12 +15,15 @@ from diptych.domain.ids import BlockHash, BlockId
 from diptych.domain.worker import Arena
 
 
-class News(NamedTuple):
+class News:
     """A run of equal news: published, or (without blocks) evicted."""
 
-    cached: bool
-    hashes: list[BlockHash]
-    block_ids: list[BlockId]
+    __slots__ = ("block_ids", "cached", "hashes")
+
+    def __init__(self, cached: bool) -> None:
+        self.cached = cached
+        self.hashes: list[BlockHash] = []
+        self.block_ids: list[BlockId] = []
 
 
 class PrefixCache:
@@ -161,11 +163,11 @@ class PrefixCache:
     def drain_news(self) -> list[BlocksCached | BlocksEvicted]:
         """What was published and evicted since the last call, in the order in which it happened."""
         found: list[BlocksCached | BlocksEvicted] = []
-        for cached, hashes, block_ids in self.news:
-            if cached:
-                found.append(BlocksCached(tuple(hashes), tuple(block_ids)))
+        for run in self.news:
+            if run.cached:
+                found.append(BlocksCached(tuple(run.hashes), tuple(run.block_ids)))
             else:
-                found.append(BlocksEvicted(tuple(hashes)))
+                found.append(BlocksEvicted(tuple(run.hashes)))
         self.news.clear()
         return found
 
@@ -195,5 +197,5 @@ class PrefixCache:
     def _run(self, cached: bool) -> News:
         """The last run if it is of this kind, else a new one."""
         if not self.news or self.news[-1].cached is not cached:
-            self.news.append(News(cached, [], []))
+            self.news.append(News(cached))
         return self.news[-1]
