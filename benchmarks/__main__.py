@@ -15,6 +15,7 @@ from benchmarks import (
     kernels,
     numerics,
     quant,
+    quant_steps,
     simulator,
     soak,
     startup,
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "simulator": simulator.main,
     "kernels": kernels.main,
     "quant": quant.main,
+    "quant-steps": quant_steps.main,
     "engine": engine.main,
     "startup": startup.main,
 }

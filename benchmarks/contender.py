@@ -16,10 +16,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers import PEERS, SHAPE
+
+if TYPE_CHECKING:
+    from diptych.domain.cluster import WeightFormat
 
 BLOCKS = 1100
 """Room for 16,384 tokens, and some."""
@@ -45,12 +49,17 @@ def answer(value: object) -> None:
     print(json.dumps(value), flush=True)
 
 
-def _built_in(threads: int) -> Timed:
+def _built_in(threads: int, weights: WeightFormat = "same") -> Timed:
     from benchmarks.steps import BLOCK_TOKENS, decode_step, prefill_step
     from diptych.adapters.native import NativeOptions, build_native_engine
 
     options = NativeOptions(
-        dtype="bfloat16", numerics="auto", block_tokens=BLOCK_TOKENS, threads=threads, load_format="dummy"
+        dtype="bfloat16",
+        numerics="auto",
+        weights=weights,
+        block_tokens=BLOCK_TOKENS,
+        threads=threads,
+        load_format="dummy",
     )
     engine = build_native_engine(SHAPE, options, total_blocks=BLOCKS)
     engine.warm_up()
@@ -103,6 +112,8 @@ def _transformers(threads: int) -> Timed:
 
 CONTENDERS: dict[str, Callable[[int], Timed]] = {
     "diptych": _built_in,
+    "diptych int8": partial(_built_in, weights="int8"),
+    "diptych int4": partial(_built_in, weights="int4"),
     "diptych on torch": _torch,
     "transformers": _transformers,
     **PEERS,

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.floors import decode_bytes, prefill_flops
 from benchmarks.machine import Machine
-from benchmarks.peers import SHAPE, present
+from benchmarks.peers import present
 from benchmarks.provenance import save
 
 STEPS: list[list[Any]] = [
@@ -57,7 +58,7 @@ OWN = ("diptych", "transformers") if present() else ("diptych", "diptych on torc
 """On our own Python. With peers beside them the memory does not hold all."""
 
 PYTHONS = dict.fromkeys(OWN, sys.executable) | present()
-"""Who takes part → the Python it runs on."""
+"""Who takes part → the Python it runs on. Any other contender runs on ours."""
 
 
 class ContenderEnded(Exception):
@@ -76,7 +77,7 @@ class Contender:
         """Start it, and wait until it is ready."""
         process = await asyncio.create_subprocess_exec(
             *("taskset", "-c", ",".join(str(core) for core in range(threads))),
-            *(PYTHONS[name], "-m", "benchmarks.contender", name, str(threads)),
+            *(PYTHONS.get(name, sys.executable), "-m", "benchmarks.contender", name, str(threads)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -106,6 +107,20 @@ class Contender:
         raise ContenderEnded(f"ended with status {await self._process.wait()}")
 
 
+async def in_turn(
+    contenders: dict[str, Contender], machine: Machine, step: list[Any], rounds: int
+) -> dict[str, float]:
+    """Median seconds of a step by contender. Each round looks at the machine, then asks one after the other;
+    the first is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        machine.look()
+        for name, contender in contenders.items():
+            seconds[name].append(await contender.ask(step))
+            await asyncio.sleep(REST_S)
+    return {name: median(values[1:]) for name, values in seconds.items()}
+
+
 async def _measure(threads: int, console: Console) -> dict[str, Any]:
     steps = STEPS if threads > 1 else SHORT_STEPS
     contenders: dict[str, Contender] = {}
@@ -117,14 +132,9 @@ async def _measure(threads: int, console: Console) -> dict[str, Any]:
     machine = Machine(threads)
     rows: list[dict[str, Any]] = []
     for step in track(steps, f"{threads} threads", console=console, transient=True):
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
         slow = step[0] == "prefill" and step[1] >= SLOW_TOKENS
-        for _ in range(SLOW_ROUNDS if slow else ROUNDS):
-            machine.look()
-            for name, contender in contenders.items():
-                seconds[name].append(await contender.ask(step))
-                await asyncio.sleep(REST_S)
-        rows.append({"step": step, "p50_s": {name: median(values[1:]) for name, values in seconds.items()}})
+        rounds = SLOW_ROUNDS if slow else ROUNDS
+        rows.append({"step": step, "p50_s": await in_turn(contenders, machine, step, rounds)})
     for contender in contenders.values():
         await contender.end()
     stream, tiles = median(machine.stream), median(machine.tiles)
@@ -139,18 +149,8 @@ async def _measure(threads: int, console: Console) -> dict[str, Any]:
 
 
 def _floor_s(step: list[Any], stream: float, tiles: float) -> float:
-    shape = json.loads((SHAPE / "config.json").read_text(encoding="utf-8"))
-    hidden, layers, width = shape["hidden_size"], shape["num_hidden_layers"], shape["head_dim"]
-    heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
-    layer = hidden * width * (2 * heads + 2 * kv_heads) + 3 * hidden * shape["intermediate_size"]
-    head = hidden * shape["vocab_size"]
-    if step[0] == "decode":
-        _, batch, context = step
-        kv_bytes = batch * context * layers * 2 * kv_heads * width * 2
-        return (2 * (layers * layer + head) + kv_bytes) / stream
-    tokens = step[1]
-    attention = layers * heads * width * 4 * tokens * (tokens + 1) / 2
-    return (2 * tokens * layers * layer + 2 * head + attention) / tiles
+    kind, *sizes = step
+    return decode_bytes(*sizes) / stream if kind == "decode" else prefill_flops(*sizes) / tiles
 
 
 def _table(title: str, result: dict[str, Any]) -> Table:

@@ -8,26 +8,32 @@ import json
 import os
 import re
 import signal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from rich.console import Console
 
 from diptych.builtin import BUILTIN_MODEL_NAME
+from diptych.cli.asking import Answered
 from diptych.cli.banner import banner, cores_text, request_to_paste, size
 from diptych.cli.hosting import Stopper
 from diptych.cli.http import CannotListen, is_loopback, listen, server_config, url_of
 from diptych.cli.machine import cores, port_error, shared_memory_error
 from diptych.cli.model import names_of
 from diptych.cli.options import HttpFlags
-from diptych.cli.result import PHASES
+from diptych.cli.result import PHASES, timeline
 from diptych.domain.cluster import ModelSpec, WeightFormat
 from diptych.domain.errors import SpecError
 from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.lifecycle import State
-from diptych.domain.report import Moment, RequestReport
+from diptych.domain.report import HandoffKind, HandoffReport, Moment, Placement, RequestReport
 from diptych.domain.worker import Role
 from diptych.runtime.topology import Topology, WorkerPlace
 from diptych.server.observe import timeline_of
+
+if TYPE_CHECKING:
+    from diptych.server.choice import Choice
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,41 @@ def test_every_phase_up_to_the_last_token_is_shown() -> None:
     moments = {moment: float(place) for place, moment in enumerate(Moment) if moment is not Moment.FLUSHED}
     report = RequestReport(request_id=RequestId("r"), state=State.FINISHED, moments=moments)
     assert set(timeline_of(report, 2).phases_s) == set(PHASES)
+
+
+@pytest.mark.parametrize(
+    ("handoff", "words"),
+    [
+        (HandoffReport(), "the same worker went on, nothing was handed over"),
+        (
+            HandoffReport(
+                kind=HandoffKind.BORROW, blocks=3, bytes_lent=2048, bytes_copied=512, handoff_s=0.001
+            ),
+            "3 KV blocks in 1.00 ms, 2.0 KiB lent, 512 B copied",
+        ),
+        (
+            HandoffReport(kind=HandoffKind.STREAM, blocks=1, bytes_streamed=3 << 19, handoff_s=0.25),
+            "1 KV block in 250.00 ms, 1.5 MiB streamed",
+        ),
+    ],
+    ids=["none", "borrow", "stream"],
+)
+def test_the_timeline_tells_what_the_handoff_moved(handoff: HandoffReport, words: str) -> None:
+    moments = {moment: float(place) for place, moment in enumerate(Moment) if moment is not Moment.FLUSHED}
+    placement = Placement(
+        attempt=1, prefill_worker=WorkerId("p"), decode_worker=WorkerId("d"), reason="p → d: it was free"
+    )
+    report = RequestReport(
+        request_id=RequestId("r"),
+        state=State.FINISHED,
+        moments=moments,
+        placements=(placement,),
+        handoff=handoff,
+    )
+    choice = cast("Choice", SimpleNamespace(report=report, token_ids=[1, 2], finish_reason="length"))
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(timeline(Answered(text="", choice=choice)))
+    assert f"p → d: {words}" in [line.rstrip() for line in console.export_text().splitlines()]
 
 
 def test_this_machine_can_run_workers() -> None:

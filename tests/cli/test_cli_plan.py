@@ -140,9 +140,13 @@ def test_a_cap_alone_does_not_make_a_plan(
         (b"\x80\x81\x82", ("not text", "UTF-8")),
         ((ROW % (0, 1) + '{"timestamp": 10, "input_length": }\n').encode(), ("line 2", "not JSON")),
         ((ROW % (1000, 1) + ROW % (500, 2)).encode(), ("line 2", "timestamp", "--sort")),
+        (
+            (ROW % (0, 1)).replace("600", "32").encode(),
+            ("line 1", "`diptych workload convert --block-tokens 16"),
+        ),
         ((ROW % (0, 1)).encode(), ("--workload", "at least 2")),
     ],
-    ids=["missing", "empty", "binary", "bad line", "out of order", "one request"],
+    ids=["missing", "empty", "binary", "bad line", "out of order", "small blocks", "one request"],
 )
 def test_a_wrong_trace(
     trace: bytes | None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,24 @@ def test_a_wrong_trace(
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
     assert "Traceback" not in error
+
+
+def test_what_is_said_of_a_wrong_block_size_helps(
+    spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command has no flag for it; the one that the message names makes a trace that it reads."""
+    trace, better = tmp_path / "trace.jsonl", tmp_path / "better.jsonl"
+    row = {"timestamp": 0, "input_length": 640, "output_length": 5, "hash_ids": list(range(40))}
+    trace.write_text(f"{json.dumps(row)}\n" * 2, encoding="utf-8")
+    assert failing(monkeypatch, spec, "--workload", str(trace)) == 2
+    (named,) = re.findall(r"`diptych (.*) IN OUT`", capsys.readouterr().err)
+    monkeypatch.setattr("sys.argv", ["diptych", *shlex.split(named), str(trace), str(better)])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    capsys.readouterr()
+    data = shown(capsys, spec, "--workload", str(better))
+    assert data["completed"] == 2
+    assert data["prefix_hit_tokens"] == 39 * 16
 
 
 @pytest.mark.parametrize(

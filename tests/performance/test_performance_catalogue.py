@@ -12,7 +12,8 @@ from diptych.performance.catalogue import Catalogue
 from diptych.performance.catalogue_text import parse_catalogue
 from diptych.performance.chip import MATTERS_FOR, Chip
 from diptych.performance.figures import Figure, FormatNotSupported, MissingFigure, NotSupported, Rate
-from diptych.planning.library import load_catalogue
+from diptych.performance.work import Layout, recipe, room
+from diptych.planning.library import load_catalogue, load_model
 from support.shared_data import data_file
 
 CATALOGUE = load_catalogue()
@@ -151,6 +152,26 @@ def test_tiers() -> None:
     assert ddr and ddr.capacity and ddr.capacity.base == 1.5e12
     assert groq.main_level == "sram" and groq.memory_bytes == 0.23e9
     assert b200.tier("ddr") is None
+
+
+def test_what_programs_find_of_the_memory() -> None:
+    """L40S: 48 GB on the sheet, 46,068 MiB to programs; of an H800 only the sheet is known."""
+    l40s, b200, h800 = (CATALOGUE.chip(name) for name in ("L40S", "B200-SXM", "H800-SXM"))
+    assert (l40s.memory_bytes, l40s.visible_bytes) == (48e9, 46_068 * 1024**2)
+    assert b200.visible_bytes > b200.memory_bytes, "its 180 GB are binary ones"
+    assert h800.main.visible is None and h800.visible_bytes == h800.memory_bytes
+    for chip in CATALOGUE:
+        for tier in chip.tiers:
+            if (visible := tier.visible) is not None:
+                assert tier.capacity is not None, chip.name
+                assert 0.95 < visible.base / tier.capacity.base < 1.1, chip.name
+                assert visible.source not in ("", tier.capacity.source), "a sheet does not say it"
+
+
+def test_memory_that_programs_find_is_what_models_fill() -> None:
+    l40s, model = CATALOGUE.chip("L40S"), load_model("llama-3.1-8b")
+    space = room(model, l40s, Layout(), recipe(model, l40s, "bf16", "bf16"))
+    assert space.memory_bytes == l40s.visible_bytes
 
 
 GOOD = """

@@ -266,6 +266,35 @@ def test_unknown_formats_name_the_nearest(line: str, words: tuple[str, ...]) -> 
         assert word in str(raised.value)
 
 
+ROWS = {
+    "mooncake": '{"timestamp": 0, "input_length": 5, "output_length": 1%s}',
+    "bailian": '{"chat_id": 1, "timestamp": 0, "input_length": 5, "output_length": 1%s}',
+    "llmservingsim": '{"arrival_time_ns": 0, "input_toks": 5, "output_toks": 1%s}',
+}
+
+
+@pytest.mark.parametrize("form", ROWS)
+@pytest.mark.parametrize("place", [2, 3])
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ('"delay": NaN', "delay: NaN is not"),
+        ('"max_tokens": Infinity', "max_tokens: Infinity is not"),
+        ('"sub_requests": [{}, {"tool_duration_ns": -Infinity}]',
+         "sub_requests[1].tool_duration_ns: -Infinity is not"),
+    ],
+    ids=["NaN", "Infinity", "nested"],
+)  # fmt: skip
+def test_what_is_no_finite_number_is_named_with_line_and_field(
+    form: str, place: int, field: str, said: str
+) -> None:
+    """In the line that tells the format as well as in a later one."""
+    lines = ["# a comment", *[ROWS[form] % ""] * (place - 2), ROWS[form] % f", {field}"]
+    with pytest.raises(SpecError) as raised:
+        list(opened(lines, "t", Reading()).read(lines, "t"))
+    assert str(raised.value) == f"t, line {place}: {said} a finite number"
+
+
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Whatever stands in a line: arrivals or a `SpecError`, nothing else."""

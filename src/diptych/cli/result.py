@@ -124,10 +124,11 @@ def _handoff_words(report: RequestReport) -> str:
     if handoff.kind is HandoffKind.NONE:
         return "the same worker went on, nothing was handed over"
     blocks = "1 KV block" if handoff.blocks == 1 else f"{handoff.blocks} KV blocks"
-    return (
-        f"{blocks} in {handoff.handoff_s * 1000:.2f} ms, "
-        f"{size(handoff.bytes_lent)} lent, {size(handoff.bytes_copied)} copied"
-    )
+    if handoff.kind is HandoffKind.STREAM:
+        moved = f"{size(handoff.bytes_streamed)} streamed"
+    else:
+        moved = f"{size(handoff.bytes_lent)} lent, {size(handoff.bytes_copied)} copied"
+    return f"{blocks} in {handoff.handoff_s * 1000:.2f} ms, {moved}"
 
 
 def _ms(seconds: float | None) -> str:

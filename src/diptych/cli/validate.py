@@ -103,13 +103,20 @@ def _topologies(target: str | None, cluster: ClusterFlags) -> dict[str, ClusterS
 
 
 def _table(rows: Sequence[Comparison]) -> Table:
+    """Fits 80 columns with times of minutes and errors of several times the figure."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="simulated against measured", title_justify="left")
-    for heading in ("topology", "load", "requests", "metric", "measured ms", "simulated ms", "error", ""):
-        table.add_column(
-            heading, justify="left" if heading in ("topology", "load", "metric", "") else "right"
-        )
+    table = Table(
+        title="simulated against measured, ms",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("topology", "load", "requests", "metric", "measured", "simulated", "error", ""):
+        words = heading in ("topology", "load", "metric", "")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.topology,

@@ -21,6 +21,7 @@ One file holds one or more chips:
     kind = "HBM3"
     main = true
     capacity = { value = 80, unit = "GB" }
+    visible = { value = 81559, unit = "MiB", source = "…", confidence = "medium" }
 
 A figure that is not there is unknown.
 """
@@ -57,7 +58,7 @@ _FIGURES = {
 
 _TEXTS = ("vendor", "unit", "role", "source", "date", "confidence")
 _CHIP_KEYS = {*_FIGURES, *_TEXTS, "aliases", "scaleup_kind", "notes", "tiers"}
-_TIER_KEYS = {"level", "kind", "main", "capacity", "bandwidth", "note"}
+_TIER_KEYS = {"level", "kind", "main", "capacity", "visible", "bandwidth", "note"}
 _FIGURE_KEYS = {"value", "unit", "supported", "source", "date", "confidence", "note"}
 _LEVELS: tuple[Level, ...] = get_args(Level)
 _UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -115,6 +116,7 @@ def _tier(row: Mapping[str, object], entry: Mapping[str, object], where: str) ->
         level=_level(row, where),
         kind=str(row.get("kind", "")),
         capacity=_known(row, "capacity", "B", entry, where),
+        visible=_known(row, "visible", "B", entry, where),
         bandwidth=_known(row, "bandwidth", "B/s", entry, where),
         note=str(row.get("note", "")),
     )

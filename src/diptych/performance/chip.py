@@ -55,6 +55,9 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """As the vendor names it: 'HBM3e', 'GDDR7', 'SRAM only'."""
     capacity: Known = None
+    """As on the vendor's sheet."""
+    visible: Known = None
+    """What programs find, where that is published and is not the sheet's decimal figure."""
     bandwidth: Known = None
     note: str = ""
 
@@ -124,6 +127,11 @@ class Chip(msgspec.Struct, frozen=True, kw_only=True):
     def memory_bytes(self) -> float:
         """Capacity of the main tier; raises MissingFigure."""
         return self._need("memory_bytes", self.main.capacity)
+
+    @property
+    def visible_bytes(self) -> float:
+        """What programs find of it; the sheet's figure where that is all that is known."""
+        return self._need("memory_bytes", self.main.visible or self.main.capacity)
 
     @property
     def bandwidth_bytes_per_s(self) -> float:

@@ -31,6 +31,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "TFLOP/s": ("FLOP/s", 1e12),
     "GB": ("B", 1e9),
     "MB": ("B", 1e6),
+    "MiB": ("B", 2.0**20),
     "GB/s": ("B/s", 1e9),
     "TB/s": ("B/s", 1e12),
     "Gbit/s": ("B/s", 1e9 / 8),
@@ -39,7 +40,8 @@ UNITS: dict[str, tuple[str, float]] = {
     "USD": ("USD", 1.0),
     "USD/h": ("USD/h", 1.0),
 }
-"""Units of the data files: base unit and factor to it. Prefixes are decimal, as vendors' sheets use them."""
+"""Units of the data files: base unit and factor to it. Prefixes are decimal, as vendors' sheets use them;
+MiB is what `nvidia-smi` counts in."""
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):

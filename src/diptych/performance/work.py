@@ -34,19 +34,6 @@ ACTIVATIONS_BYTES, ACTIVATIONS_SHARE = 2e9, 0.1
 with little room need (DeepSeek-V3 on four B200); a tenth of memories of a few GB, whose chips see small
 batches ([E])."""
 
-VISIBLE_BYTES = {
-    "A100-80-SXM": 81_920 * 2**20,
-    "H100-SXM": 81_559 * 2**20,
-    "H200-SXM": 143_771 * 2**20,
-    "B200-SXM": 183_359 * 2**20,
-    "H20": 97_871 * 2**20,
-    "L40S": 46_068 * 2**20,
-}
-"""What `nvidia-smi` shows, where the sheet's GB are binary ones: H100, A100 and L40S
-modal-labs/modal-client#2797, B200 NVIDIA/TensorRT-LLM#10278 (pytorch/ao#4002: 178.35 GiB), H20
-NVIDIA/nvtrust#128; H200 not cited, [E] (the catalogue's source takes 141 GiB); read 2026-11. DeepSeek-V3 in
-fp8 was measured on four B200, which 180e9 bytes would rule out."""
-
 ASSUMED_LINK = 64e9
 """Bytes/s of a link that nobody publishes: PCIe 5 x16, one direction ([E])."""
 
@@ -207,8 +194,7 @@ def room(model: ModelSizes, chip: Chip, layout: Layout, rec: Recipe) -> Room:
     weights = rest / (layout.tp * layout.pp) + model.expert_parameters * narrow / layout.chips
     share = 1 if model.latent_kv else min(layout.tp, model.kv_heads)
     token = model.kv_bytes_per_token(rec.kv) + model.index_bytes_per_token
-    memory = float(VISIBLE_BYTES.get(chip.name, chip.memory_bytes))
-    return Room(memory, weights, token / (share * layout.pp))
+    return Room(chip.visible_bytes, weights, token / (share * layout.pp))
 
 
 def kv_tokens(space: Room, ranks: int) -> int:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from diptych.domain.errors import SpecError
+from diptych.workload.lines import Lines
 from diptych.workload.nearest import nearest
+from diptych.workload.not_finite import first_not_finite
 from diptych.workload.readers import agents, azure, bailian, burstgpt, lengths_csv, mooncake, sharegpt
 from diptych.workload.record import DEFAULT_BLOCK_TOKENS, Arrival
 
@@ -48,22 +50,26 @@ class Opened:
 
 def opened(head: Sequence[str], source: str, reading: Reading) -> Opened:
     """Tells the format by the first lines of a trace. Raises `SpecError` if it is none that is known."""
-    first = next((text for line in head if (text := line.strip().lstrip("\ufeff")) and text[0] != "#"), "")
+    cursor = Lines(head, source)
+    first = next(iter(cursor), "")
     if not first:
         raise SpecError(f"{source}: has no requests; a trace of one of: {', '.join(FORMATS)}")
-    return FORMATS[_format(first, source)](head, reading)
+    return FORMATS[_format(first, cursor)](head, reading)
 
 
-def _format(first: str, source: str) -> str:
+def _format(first: str, cursor: Lines) -> str:
+    source = cursor.source
     if first[0] == "[":
         return "sharegpt"
     if first[0] != "{":
         return _csv(first, source)
     try:
         row = msgspec.json.decode(first)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
         if '"conversations"' in first:
             return "sharegpt"  # one object over several lines
+        if first_not_finite(first) is not None:
+            raise cursor.not_json(first, error) from None
         row = {}
     for name, fields in JSON_SIGNS.items():
         if any(key in row for key in fields):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from math import isfinite
 
 from diptych.domain.errors import SpecError
+from diptych.workload.not_finite import first_not_finite
 
 MAX_TOKENS = 100_000_000
 """Longest prompt or output that is believed, tokens; ten times the longest advertised context (Llama 4
@@ -20,6 +21,8 @@ WALL_CLOCK_S = 1e8
 BLOCK_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 """Sizes that traces and engines use, tokens; tried to explain a trace that does not fit its block size."""
 SORT_REMEDY = "sort it with `diptych workload convert --sort IN OUT`"
+BLOCKS_REMEDY = "write it anew with `diptych workload convert --block-tokens {} IN OUT`"
+"""Not every command that reads traces can be told their blocks; every one reads what this writes."""
 
 
 class Lines:
@@ -47,6 +50,14 @@ class Lines:
     def refuse(self, field: str, reason: str) -> SpecError:
         """The error to raise about a field of this line."""
         return SpecError(f"{self.source}, line {self.number}: {field}: {reason}")
+
+    def not_json(self, text: str, error: Exception) -> SpecError:
+        """The error to raise about a line that does not parse."""
+        found = first_not_finite(text)
+        if found is None:
+            return self.refuse("row", f"is not JSON ({error}); one object a line")
+        field, number = found
+        return self.refuse(field or "row", f"{number} is not a finite number")
 
     def tokens(self, field: str, value: int) -> int:
         """``value`` if it can be the length of a prompt or an output."""
@@ -106,7 +117,9 @@ class Lines:
         most = -(-input_tokens // block_tokens)
         if len(ids) > most:
             fits = [size for size in BLOCK_SIZES if -(-input_tokens // size) == len(ids)]
-            remedy = f"; blocks of {fits[0]} tokens would fit: --block-tokens {fits[0]}" if fits else ""
+            remedy = (
+                f"; blocks of {fits[0]} tokens would fit: {BLOCKS_REMEDY.format(fits[0])}" if fits else ""
+            )
             raise self.refuse(
                 "hash_ids",
                 f"{len(ids)} blocks of {block_tokens} tokens for a prompt of {input_tokens}{remedy}",

@@ -51,7 +51,7 @@ def _figures(engines: list[Engine]) -> Iterator[str]:
         used: dict[str, object] = {
             "bf16": chip.bf16,
             "fp8": chip.fp8,
-            "memory": chip.main.capacity,
+            "memory": chip.main.visible or chip.main.capacity,
             "bandwidth": chip.main.bandwidth,
             "network": chip.nic,
             "power": chip.tdp,

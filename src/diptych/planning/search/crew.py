@@ -1,20 +1,20 @@
 """Simulations in several processes.
 
-Knows: a pool of spawned processes, tasks, progress. Does not know: what the results are for.
+Knows: tasks, who does which, progress. Does not know: processes (`hand`), what the results are for.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from types import TracebackType
 
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.worker import Role
 from diptych.planning.search.draws import Draw
 from diptych.planning.search.goodput import STRETCH, Goodput, Search, find_goodput, parts_of, requests_needed
+from diptych.planning.search.hand import Hand
 
 Draws = dict[tuple[str, int], Draw]
 """Draws of every workload: (name, seed) → requests."""
@@ -47,18 +47,6 @@ def quiet(what: str, done: int, of: int) -> None:
     """No progress."""
 
 
-_DRAWS: Draws = {}
-"""Of this process; filled once when it starts, so that no task carries its requests along."""
-
-
-def _begin(draws: Draws) -> None:
-    _DRAWS.update(draws)
-
-
-def _work(task: Task) -> Goodput:
-    return run_task(task, _DRAWS)
-
-
 def run_task(task: Task, draws: Draws) -> Goodput:
     """The task in this process."""
     return find_goodput(task.spec, draws[task.workload, task.seed], task.guess_rps, task.search)
@@ -72,12 +60,9 @@ class Crew:
 
     def __init__(self, draws: Draws, processes: int, progress: Progress = quiet) -> None:
         self._draws = draws
+        self._processes = processes
         self._progress = progress
-        self._pool: ProcessPoolExecutor | None = None
-        if processes > 1:
-            self._pool = ProcessPoolExecutor(
-                processes, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(draws,)
-            )
+        self._hands: list[Hand] = []
 
     def __enter__(self) -> Crew:
         return self
@@ -85,22 +70,35 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        for hand in self._hands:
+            hand.end()
 
     def run(self, what: str, tasks: Sequence[Task]) -> list[Goodput]:
-        """All of them."""
+        """All of them. Raises `ProcessLost` if a process died."""
         self._progress(what, 0, len(tasks))
-        if self._pool is None:
+        if self._processes == 1:
             return [self._alone(what, number, task, len(tasks)) for number, task in enumerate(tasks)]
-        largest_first = sorted(range(len(tasks)), key=lambda number: -_size(tasks[number]))
-        futures: dict[int, Future[Goodput]] = {}
-        for number in largest_first:
-            futures[number] = self._pool.submit(_work, tasks[number])
-        for done, future in enumerate(as_completed(futures.values())):
-            future.result()
-            self._progress(what, done + 1, len(tasks))
-        return [futures[number].result() for number in range(len(tasks))]
+        idle = self._called(len(tasks))
+        smallest_first = sorted(range(len(tasks)), key=lambda number: _size(tasks[number]))
+        busy: dict[object, tuple[Hand, int]] = {}
+        found: dict[int, Goodput] = {}
+        while len(found) < len(tasks):
+            while idle and smallest_first:
+                hand, number = idle.pop(), smallest_first.pop()
+                hand.give(tasks[number])
+                busy[hand.pipe] = hand, number
+            for pipe in wait([hand.pipe for hand, _ in busy.values()]):
+                hand, number = busy.pop(pipe)
+                found[number] = hand.take()
+                idle.append(hand)
+                self._progress(what, len(found), len(tasks))
+        return [found[number] for number in range(len(tasks))]
+
+    def _called(self, tasks: int) -> list[Hand]:
+        """As many processes as there is work for. All are started before the first is given anything."""
+        while len(self._hands) < min(self._processes, tasks):
+            self._hands.append(Hand(run_task, self._draws))
+        return self._hands[:tasks]
 
     def _alone(self, what: str, number: int, task: Task, of: int) -> Goodput:
         found = run_task(task, self._draws)

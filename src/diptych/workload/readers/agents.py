@@ -82,7 +82,7 @@ def _explained(cursor: Lines, text: str, error: Exception) -> Exception:
     try:
         row = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError) as syntax:
-        return cursor.refuse("row", f"is not JSON ({syntax}); one object a line")
+        return cursor.not_json(text, syntax)
     if not isinstance(row, dict):
         return cursor.refuse("row", "is not an object with `input_toks`, `output_toks` and `arrival_time_ns`")
     if "arrival_time_ns" not in row:

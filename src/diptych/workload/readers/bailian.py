@@ -39,9 +39,11 @@ def read(
     for text in cursor:
         try:
             row = decode(text)
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        except msgspec.ValidationError as error:
             reason, _, where = str(error).partition(" - at `$.")
             raise cursor.refuse(where.rstrip("`") or "row", reason) from None
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            raise cursor.not_json(text, error) from None
         root = roots.get(row.parent_chat_id, row.chat_id if row.parent_chat_id < 0 else row.parent_chat_id)
         roots[row.chat_id] = root
         yield Arrival(

@@ -1,0 +1,54 @@
+"""What one step of the shape must at least do: bytes to read, operations to multiply.
+
+Knows: the shape's sizes, bits of the formats of weights. Does not know: machines, engines, seconds.
+"""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.peers import SHAPE
+from diptych.domain.cluster import WeightFormat
+
+WEIGHT_BITS: dict[WeightFormat, float] = {"same": 16.0, "int8": 8.0, "int4": 4.5}
+"""Of one weight of a bfloat16 model, as docs/quantisation.md has them; in four bits, factors are counted."""
+SCALE_BYTES: dict[WeightFormat, int] = {"same": 0, "int8": 4, "int4": 4}
+"""Of one output."""
+KV_BYTES = 2
+"""Of one element: bfloat16, whatever the weights are."""
+
+_CONFIG = json.loads((SHAPE / "config.json").read_text(encoding="utf-8"))
+HIDDEN, LAYERS, WIDTH = _CONFIG["hidden_size"], _CONFIG["num_hidden_layers"], _CONFIG["head_dim"]
+HEADS, KV_HEADS = _CONFIG["num_attention_heads"], _CONFIG["num_key_value_heads"]
+MAPS = (
+    (WIDTH * (HEADS + 2 * KV_HEADS), HIDDEN),
+    (HIDDEN, WIDTH * HEADS),
+    (2 * _CONFIG["intermediate_size"], HIDDEN),
+    (HIDDEN, _CONFIG["intermediate_size"]),
+)
+"""Outputs and inputs of the linear maps of a layer."""
+HEAD = (_CONFIG["vocab_size"], HIDDEN)
+
+
+def map_bytes(outputs: int, width_in: int, weights: WeightFormat) -> float:
+    """Bytes of one linear map."""
+    return outputs * (width_in * WEIGHT_BITS[weights] / 8 + SCALE_BYTES[weights])
+
+
+def weight_bytes(weights: WeightFormat) -> float:
+    """Bytes of all linear maps, which a decode step reads once; the head is never below eight bits."""
+    head: WeightFormat = "same" if weights == "same" else "int8"
+    return LAYERS * sum(map_bytes(*sizes, weights) for sizes in MAPS) + map_bytes(*HEAD, head)
+
+
+def decode_bytes(batch: int, context: int, weights: WeightFormat = "same") -> float:
+    """Bytes that one token for each of ``batch`` sequences must read: weights once, and all KV."""
+    return weight_bytes(weights) + batch * context * LAYERS * 2 * KV_HEADS * WIDTH * KV_BYTES
+
+
+def prefill_flops(tokens: int) -> float:
+    """Operations of a whole prompt: maps for each token, the head for the last, attention to what is
+    before."""
+    layer = sum(outputs * width_in for outputs, width_in in MAPS)
+    attention = LAYERS * HEADS * WIDTH * 4 * tokens * (tokens + 1) / 2
+    return 2 * tokens * LAYERS * layer + 2 * HEAD[0] * HEAD[1] + attention

@@ -1,0 +1,68 @@
+"""What `diptych validate` prints, on a terminal of the usual width; the measuring itself is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from diptych.bench.house.validate import LOADS, Comparison
+from diptych.cli.main import main
+
+WIDTH = 80
+USUAL = Comparison(
+    topology="1 mixed", load=f"{LOADS[-1]:.0%} load", requests=725, rate_rps=9.0, metric="TTFT p50",
+    measured_s=0.0123, simulated_s=0.0125,
+)  # fmt: skip
+LARGE = Comparison(
+    topology="1P+1D", load="shared", requests=123_456, rate_rps=9.0, metric="TPOT p90",
+    measured_s=123.45678, simulated_s=1358.02458,
+)  # fmt: skip
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """What the command prints with these flags, had it found the two rows."""
+
+    async def compare(*_: object, **__: object) -> tuple[list[Comparison], dict[str, object]]:
+        return [USUAL, LARGE], {}
+
+    def call(*flags: str) -> str:
+        monkeypatch.setattr("diptych.bench.house.validate.validate", compare)
+        monkeypatch.setattr("sys.argv", ["diptych", "validate", *flags])
+        monkeypatch.setenv("COLUMNS", str(WIDTH))
+        with pytest.raises(SystemExit, match=r"^1$"):
+            main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_every_percentile_is_one_whole_line(run: Run) -> None:
+    title, headings, _, usual, large = [line.rstrip() for line in run().splitlines() if line.strip()]
+    assert title == "simulated against measured, ms"
+    assert headings.split() == ["topology", "load", "requests", "metric", "measured", "simulated", "error"]
+    assert usual.split("  ")[0].strip() == "1 mixed"
+    assert "75% load" in usual
+    assert usual.split()[4:] == ["725", "TTFT", "p50", "12.30", "12.50", "+1.6%", "ok"]
+    assert " ".join(large.split()) == "1P+1D shared 123456 TPOT p90 123456.78 1358024.58 +1000.0% off"
+    assert max(map(len, (headings, usual, large))) <= WIDTH
+
+
+def test_scripts_get_every_figure(run: Run) -> None:
+    document = json.loads(run("--json"))
+    assert document["passed"] is False
+    assert document["rows"][1] == {
+        "topology": "1P+1D",
+        "load": "shared",
+        "requests": 123_456,
+        "rate_rps": 9.0,
+        "metric": "TPOT p90",
+        "measured_s": 123.45678,
+        "simulated_s": 1358.02458,
+        "error": LARGE.error,
+        "passed": False,
+    }
