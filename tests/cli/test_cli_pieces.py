@@ -11,12 +11,15 @@ import signal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from diptych.builtin import BUILTIN_MODEL_NAME
 from diptych.cli.asking import Answered
 from diptych.cli.banner import banner, cores_text, request_to_paste, size
+from diptych.cli.doctor import Status
+from diptych.cli.doctor import _cuda as doctor_cuda
 from diptych.cli.hosting import Stopper
 from diptych.cli.http import CannotListen, is_loopback, listen, server_config, url_of
 from diptych.cli.machine import cores, port_error, shared_memory_error
@@ -233,3 +236,50 @@ def test_the_banner_shows_weights_where_a_pool_rounds_them() -> None:
     lines = {line.split()[1]: line for line in console.export_text().splitlines() if len(line.split()) > 1}
     assert "weights" in lines["worker"]
     assert "bfloat16" in lines["prefill"] and "int4" in lines["decode"]
+
+
+def test_the_banner_shows_devices_and_what_is_chosen_on_each() -> None:
+    kernels = {"cpu": "invariant kernels", "cuda:0": "CUDA kernels (torch's; FlashInfer is not installed)"}
+    workers = tuple(
+        WorkerPlace(
+            worker_id=WorkerId(f"m{i}-0"), pool=f"m{i}", role=Role.MIXED, up=True, pid=7, incarnation=1,
+            restarts=0, last_end=None, cores=(0,), threads=1, kv_tokens=64, token_budget=512, max_running=4,
+            torch_device=device, engine={"kernels": kernels[device]},
+        )
+        for i, device in enumerate(kernels)
+    )  # fmt: skip
+    both = Topology(
+        model_dir="/m", engine="native", domain_id="host", domain_bytes=1 << 20, block_tokens=16,
+        block_bytes=64, kv_dtype="bfloat16", kv_tokens=64, max_model_tokens=64, workers=workers,
+    )  # fmt: skip
+    shown: list[str] = []
+    for topology in (both, msgspec.structs.replace(both, workers=workers[1:])):
+        console = Console(width=140, record=True, file=io.StringIO())
+        console.print(banner("tiny", topology, "http://127.0.0.1:1"))
+        shown.append(" ".join(console.export_text().replace("│", " ").split()))
+    assert all(words in shown[0] for words in (*kernels.values(), "domain host", "device memory", "cuda:0"))
+    assert "domain host" not in shown[1] and "handoff" not in shown[1] and "device memory" in shown[1]
+
+
+def test_doctor_names_devices_and_misses_flashinfer_only_where_there_are_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from diptych.kernels.cuda_device import CudaDevice
+    from diptych.kernels.flashinfer_paged import NoFlashInfer
+
+    monkeypatch.setattr("diptych.kernels.cuda_device.cuda_devices", lambda: ())
+    monkeypatch.setattr("diptych.kernels.cuda_device.why_no_cuda", lambda: "built without")
+    none = doctor_cuda()
+    assert (none.status, none.detail) == (Status.OK, "none (built without)")
+
+    def missing() -> None:
+        raise NoFlashInfer("FlashInfer is not installed: do this")
+
+    device = CudaDevice(0, "Some GPU", 80 << 30, (9, 0))
+    monkeypatch.setattr("diptych.kernels.cuda_device.cuda_devices", lambda: (device,))
+    monkeypatch.setattr("diptych.kernels.flashinfer_paged.load_flashinfer", missing)
+    monkeypatch.setattr("diptych.kernels.choose.load_flashinfer", missing)
+    found = doctor_cuda()
+    assert found.status is Status.WARN and found.remedy == "pip install 'diptych[cuda]'"
+    assert found.detail.startswith("cuda:0 Some GPU, 80 GiB, capability 9.0; bfloat16: CUDA kernels (torch's")
+    assert "FlashInfer is not installed" in found.detail

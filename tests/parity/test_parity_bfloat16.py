@@ -22,6 +22,7 @@ from diptych.adapters.native import NativeOptions, build_native_engine
 from diptych.adapters.protocol import EngineAdapter
 from diptych.domain.request import Logprob
 from support.engine_driver import GREEDY, EngineDriver, Track
+from support.needs_cuda import DEVICES
 from support.tiny_models import TINY_EXPERTS, save_random_model
 
 TOLERANCE = 0.2
@@ -68,12 +69,14 @@ def expected_scores(model: Any) -> Tensor:
         return reference(torch.tensor([text(0)])).logits[0].double().log_softmax(-1)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_best_token_agrees_where_the_reference_is_sure(family: str, tmp_path: Path) -> None:
+def test_the_best_token_agrees_where_the_reference_is_sure(family: str, device: str, tmp_path: Path) -> None:
     expected_LV = expected_scores(save_random_model(tmp_path, family, **FAMILIES[family]))
     sure_positions = 0
     for chunk, beside in ((TEXT_TOKENS, False), (23, False), (17, True)):
-        engine = build_native_engine(tmp_path, OPTIONS, total_blocks=128)
+        options = msgspec.structs.replace(OPTIONS, device=device)
+        engine = build_native_engine(tmp_path, options, total_blocks=128)
         for position, entry in enumerate(scores(engine, chunk, beside)):
             expected_V = expected_LV[position]
             assert abs(entry.logprob - expected_V[entry.token_id].item()) < TOLERANCE

@@ -15,8 +15,15 @@ import msgspec
 from diptych.adapters.protocol import EngineAdapter
 from diptych.domain.cluster import WeightFormat
 from diptych.domain.errors import SpecError
+from diptych.domain.kv import KVLayout
 
 if TYPE_CHECKING:
+    import torch
+
+    from diptych.engine.graphs import GraphRunner
+    from diptych.engine.kv_memory import KVMemory
+    from diptych.kernels.seam import Kernels
+    from diptych.models.decoder import Decoder
     from diptych.models.family import Part
     from diptych.models.load import Through
 
@@ -30,6 +37,9 @@ class NativeOptions(msgspec.Struct, frozen=True, kw_only=True):
     weights: WeightFormat = "same"
     block_tokens: int = 16
     device: str = "cpu"
+    """As `PoolSpec.torch_device`."""
+    max_running: int = 64
+    """Most sequences of one step: the largest batch for which a graph is recorded."""
     seed: int = 0
     """Of dummy weights."""
     threads: int | None = None
@@ -49,13 +59,15 @@ def build_native_engine(
     """An engine with its weights loaded.
 
     ``buffer`` is the domain's KV segment (writable, buffer protocol) of ``total_blocks`` blocks; None
-    allocates private memory, which is what a device other than the CPU needs. ``weights_fd`` is an unsealed
-    memory file: all processes that are given the same one and build the same engine hold one copy of the
-    weights. ``report`` gets lines for the start banner: the kernels, where the weights lie, and checkpoint
-    tensors that are not used. ``reached`` is told the name of each stage of the start when it has ended.
+    allocates private memory, and one block more for graphs, on the engine's device. ``weights_fd`` is an
+    unsealed memory file: all processes that are given the same one and build the same engine hold one copy of
+    the weights. ``report`` gets lines for the start banner: the kernels, where the weights lie, and
+    checkpoint tensors that are not used. ``reached`` is told the name of each stage of the start when it has
+    ended.
 
     Raises:
-        SpecError: the directory, the weights, the options or the buffer do not fit; or torch is missing.
+        SpecError: the directory, the weights, the options or the buffer do not fit; torch or the device is
+            missing.
     """
     try:
         import torch
@@ -64,6 +76,7 @@ def build_native_engine(
     from diptych.engine.engine import NativeEngine
     from diptych.engine.kv_memory import KVMemory
     from diptych.kernels.choose import choose_kernels
+    from diptych.kernels.cuda_device import open_device
     from diptych.kernels.invariant import InvariantKernels
     from diptych.models.load import load_decoder
     from diptych.models.resolve import read_model_shape
@@ -75,12 +88,15 @@ def build_native_engine(
     dtype_name = shape.compute_dtype(options.dtype)
     dtype: torch.dtype = getattr(torch, dtype_name)
     device = torch.device(options.device)
+    open_device(device)
+    if buffer is not None and device.type != "cpu":
+        raise SpecError(f"torch_device '{device}' cannot compute in the host's shared KV memory")
     kernels = choose_kernels(options.numerics, dtype, device)
     if kernels.own_threads:
         torch.set_num_threads(1)
     layout = shape.kv_layout(options.block_tokens, dtype_name)
     memory = (
-        KVMemory.allocate(layout, total_blocks, device)
+        _private_memory(layout, total_blocks, device)
         if buffer is None
         else KVMemory.over(layout, total_blocks, buffer)
     )
@@ -106,7 +122,48 @@ def build_native_engine(
     if unused:
         report(f"warning: the checkpoint holds tensors that this model does not use: {', '.join(unused)}")
     reached("weights")
-    return NativeEngine(decoder, memory, device, exact=isinstance(kernels, InvariantKernels))
+    return NativeEngine(
+        decoder,
+        memory,
+        device,
+        exact=isinstance(kernels, InvariantKernels),
+        graphs=_graphs(decoder, memory, kernels, device, options.max_running, report),
+    )
+
+
+def _private_memory(layout: KVLayout, blocks: int, device: torch.device) -> KVMemory:
+    import torch
+
+    from diptych.engine.kv_memory import KVMemory
+
+    try:
+        return KVMemory.allocate(layout, blocks + 1, device)
+    except torch.OutOfMemoryError as error:
+        raise SpecError(
+            f"torch_device '{device}' has no room for {blocks + 1} KV blocks of {layout.block_bytes} bytes "
+            f"({str(error).splitlines()[0]}); lower kv.memory_bytes"
+        ) from None
+
+
+def _graphs(
+    decoder: Decoder,
+    memory: KVMemory,
+    kernels: Kernels,
+    device: torch.device,
+    most_rows: int,
+    report: Callable[[str], None],
+) -> GraphRunner | None:
+    """Recorded decode steps, where there is a device that gains by them and nothing waits for the host."""
+    from diptych.engine.capture import CudaCapture
+    from diptych.engine.graphs import GraphRunner
+    from diptych.kernels.cuda import CudaKernels
+
+    if device.type != "cuda" or not isinstance(kernels, CudaKernels):
+        return None
+    if decoder.shape.mixture is not None:
+        report("decode steps without graphs: the groups of a mixture of experts are counted on the host")
+        return None
+    return GraphRunner(decoder, memory, kernels, CudaCapture(device), device, most_rows)
 
 
 def _weights_key(model_dir: Path, options: NativeOptions, dtype: str, packing: str) -> dict[str, str]:
@@ -114,7 +171,7 @@ def _weights_key(model_dir: Path, options: NativeOptions, dtype: str, packing: s
     from diptych.models.identity import files_identity
 
     asked = {name: str(value) for name, value in msgspec.structs.asdict(options).items()}
-    for of_no_matter in ("threads", "block_tokens"):
+    for of_no_matter in ("threads", "block_tokens", "max_running"):
         del asked[of_no_matter]
     return {
         **asked,

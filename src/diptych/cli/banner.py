@@ -29,12 +29,17 @@ def _facts(model_name: str, topology: Topology) -> Table:
     table = _plain_table()
     table.add_row("model", Text(f"{model_name} ({topology.model_dir})"))
     table.add_row("engine", Text(_engine_words(topology)))
-    table.add_row(
-        "memory",
-        f"domain {topology.domain_id}: {size(topology.domain_bytes)} of {topology.kv_dtype} KV for "
-        f"{topology.kv_tokens:,} tokens in blocks of {topology.block_tokens}{_pages_words(topology)}",
-    )
-    table.add_row("handoff", "borrow inside the domain: no copy but the last, partly filled block")
+    devices = sum(worker.torch_device != "cpu" for worker in topology.workers)
+    if devices < len(topology.workers):
+        table.add_row(
+            "memory",
+            f"domain {topology.domain_id}: {size(topology.domain_bytes)} of {topology.kv_dtype} KV for "
+            f"{topology.kv_tokens:,} tokens in blocks of {topology.block_tokens}{_pages_words(topology)}",
+        )
+        table.add_row("handoff", "borrow inside the domain: no copy but the last, partly filled block")
+    if devices:
+        kv = f"{topology.kv_dtype} KV in blocks of {topology.block_tokens} tokens"
+        table.add_row("device memory", f"{kv}; a device's is its worker's alone: nothing is handed over")
     table.add_row("context", f"{topology.max_model_tokens:,} tokens")
     if topology.start_s:
         table.add_row("start", start_words(topology))
@@ -42,9 +47,14 @@ def _facts(model_name: str, topology: Topology) -> Table:
 
 
 def _engine_words(topology: Topology) -> str:
-    """What the engines say of themselves, in whole words; they agree, since they are built alike."""
-    described = next((worker.engine for worker in topology.workers if worker.engine), {})
-    return ", ".join([topology.engine, *(words for key, words in described.items() if key != "engine")])
+    """What the engines say of themselves, in whole words; those of one device agree, since they are built
+    alike."""
+    described = {worker.torch_device: worker.engine for worker in reversed(topology.workers) if worker.engine}
+    lines = [
+        ", ".join(words for key, words in described[device].items() if key != "engine")
+        for device in sorted(described)
+    ]
+    return ", ".join([topology.engine, *filter(None, ["; ".join(filter(None, lines))])])
 
 
 def _pages_words(topology: Topology) -> str:
@@ -62,12 +72,14 @@ def start_words(topology: Topology) -> str:
 def _workers(topology: Topology) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     rounded = any(worker.weights != "same" for worker in topology.workers)
-    headings = ("worker", "role", "pid", "cores", "threads", "KV tokens", "chunk")
-    for heading in (*headings, "weights") if rounded else headings:
+    placed = any(worker.torch_device != "cpu" for worker in topology.workers)
+    headings = ["worker", "role", "pid", "cores", "threads", "KV tokens", "chunk"]
+    headings += ["weights"] * rounded + ["device"] * placed
+    for heading in headings:
         table.add_column(heading, justify="left" if heading in ("worker", "role") else "right")
     for worker in topology.workers:
         weights = topology.kv_dtype if worker.weights == "same" else worker.weights
-        table.add_row(*_cells(worker), *([weights] if rounded else []))
+        table.add_row(*_cells(worker), *[weights] * rounded, *[worker.torch_device] * placed)
     return table
 
 

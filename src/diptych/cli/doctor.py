@@ -76,6 +76,7 @@ def run_checks(port: int) -> list[Check]:
         _huge_pages,
         _torch,
         _kernels,
+        _cuda,
         _control_plane,
         _builtin_model,
         _hub_cache,
@@ -149,6 +150,28 @@ def _kernels() -> Check:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
     ]
     return Check("kernels", Status.OK, "; ".join(chosen), essential=True)
+
+
+def _cuda() -> Check:
+    """A machine without one lacks nothing; FlashInfer is missed only where there is one."""
+    try:
+        import torch
+
+        from diptych.kernels.choose import choose_kernels
+        from diptych.kernels.cuda_device import cuda_devices, why_no_cuda
+        from diptych.kernels.flashinfer_paged import NoFlashInfer, load_flashinfer
+    except ImportError as error:
+        return Check("cuda", Status.OK, f"none ({error})")
+    devices = cuda_devices()
+    if not devices:
+        return Check("cuda", Status.OK, f"none ({why_no_cuda()})")
+    chosen = choose_kernels("auto", torch.bfloat16, torch.device("cuda")).describe()
+    detail = f"{'; '.join(device.describe() for device in devices)}; bfloat16: {chosen}"
+    try:
+        load_flashinfer()
+    except NoFlashInfer:
+        return Check("cuda", Status.WARN, detail, "pip install 'diptych[cuda]'")
+    return Check("cuda", Status.OK, detail, "set pools.NAME.torch_device to cuda to use it (mixed pools)")
 
 
 def _control_plane() -> Check:

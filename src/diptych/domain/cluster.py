@@ -43,7 +43,7 @@ class ModelSpec(_Spec):
     numerics: Literal["auto", "invariant", "fast"] = Field(
         default="auto",
         description="'invariant': a row's result depends neither on the batch nor on the chunking. "
-        "'auto': invariant in float32, fast otherwise.",
+        "'auto': invariant in float32 on a CPU, fast otherwise.",
     )
     max_model_tokens: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="Longest prompt plus output; default: as config.json says."
@@ -73,9 +73,20 @@ class PoolSpec(_Spec):
         default="same",
         description="'int8', 'int4': linear maps are rounded when loaded; 'same': as model.dtype says.",
     )
+    torch_device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="Where the built-in engine computes: 'cpu', 'cuda' or 'cuda:1'. The KV of a CUDA device "
+        "stays on it: mixed pools only.",
+    )
     device: DeviceSpec | None = Field(default=None, description="Catalogue hardware of each worker.")
     profile: ProfileSpec | None = Field(default=None, description="Measured behaviour of each worker.")
     rates: RatesSpec | None = Field(default=None, description="Measured rates of each worker.")
+
+    @property
+    def own_kv_memory(self) -> bool:
+        """Whether each worker keeps its KV in memory that no other worker can read."""
+        return self.torch_device != "cpu"
 
     @model_validator(mode="after")
     def _one_description(self) -> PoolSpec:
@@ -98,7 +109,8 @@ class KVSpec(_Spec):
     memory_bytes: int = Field(
         default=1 << 30,
         gt=0,
-        description="Size of the shared segment; a decode worker gets half of another's part.",
+        description="Size of the shared segment; a decode worker gets half of another's part. A worker on a "
+        "CUDA device has so much there.",
     )
     prompt_cache: bool = Field(
         default=True, description="Keep finished blocks so that equal prefixes are reused."

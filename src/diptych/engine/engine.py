@@ -17,6 +17,7 @@ from diptych.domain.ids import RequestId
 from diptych.domain.kv import KVLayout
 from diptych.domain.request import Logprob, Sampled
 from diptych.domain.step import StepPlan, StepResult
+from diptych.engine.graphs import GraphRunner
 from diptych.engine.inputs import PromptRows, SampleRow, StepInputs, pack_step
 from diptych.engine.kv_memory import KVMemory
 from diptych.engine.logprobs import logprobs
@@ -38,15 +39,18 @@ class NativeEngine:
         device: torch.device,
         *,
         exact: bool,
+        graphs: GraphRunner | None = None,
         now_s: Callable[[], float] = perf_counter,
     ) -> None:
-        """``exact``: the kernels promise that a row's bits depend on the row alone (`warm_up` checks it)."""
+        """``exact``: the kernels promise that a row's bits depend on the row alone (`warm_up` checks it).
+        ``graphs``: runs the steps over ``memory``, decodes as graphs; None: each step as it comes."""
         self._decoder = decoder
         self._memory = memory
         self._device = device
         self._exact = exact
         self._now_s = now_s
-        self._runner = Runner(decoder, memory)
+        self._graphs = graphs
+        self._runner = graphs or Runner(decoder, memory)
         self._sequences = Sequences()
 
     @property
@@ -67,9 +71,12 @@ class NativeEngine:
         copied_s = self._now_s()
         self._sequences.update(plan.ended, plan.new)
         if not plan.slices:
+            self._wait()
             return StepResult(sampled={}, copied_bytes=copied_bytes, copy_s=copied_s - began_s)
         inputs = pack_step(plan, self._sequences, self.layout.block_tokens, self._device)
         scores = self._runner.scores(inputs)
+        if not scores.likeliest_R:
+            self._wait()
         return StepResult(
             sampled=_sampled(scores, inputs.samples, self._decoder.draw),
             prompt_logprobs=_prompt_logprobs(scores.logits_RV, inputs),
@@ -81,11 +88,19 @@ class NativeEngine:
     @torch.inference_mode()
     def warm_up(self) -> None:
         """See `EngineAdapter.warm_up`. Uses memory of its own: the shared blocks may be in use by others.
+        Graphs use their spare block.
 
         Raises:
             SpecError: the kernels promise row independence, and this machine's libraries break it.
         """
         warm_up(self._decoder, self.layout, self._device, exact=self._exact)
+        if self._graphs is not None:
+            self._graphs.capture_short()
+
+    def _wait(self) -> None:
+        """Until the device is done; whoever reads results has waited already."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
 
 
 def _sampled(scores: Scores, rows: tuple[SampleRow, ...], draw: Draw) -> dict[RequestId, Sampled]:

@@ -16,6 +16,7 @@ from diptych.domain.errors import Bug
 from diptych.domain.step import Slice, StepPlan
 from diptych.engine.sequences import Sequences, SequenceState
 from diptych.kernels.seam import Span
+from diptych.kernels.upload import upload
 from diptych.models.decoder import DecoderInputs
 
 
@@ -59,12 +60,15 @@ def pack_step(plan: StepPlan, sequences: Sequences, block_tokens: int, device: t
         first += len(piece.token_ids)
     positions = [p for piece in plan.slices for p in range(piece.start, piece.start + len(piece.token_ids))]
     decoder = DecoderInputs(
-        token_ids_T=_ints([t for piece in plan.slices for t in piece.token_ids], device),
-        positions_T=_ints(positions, device),
-        slots_T=_ints([slot for piece in plan.slices for slot in _slots(piece, block_tokens)], device),
+        token_ids_T=upload([t for piece in plan.slices for t in piece.token_ids], torch.int64, device),
+        positions_T=upload(positions, torch.int64, device),
+        slots_T=upload(
+            [s for piece in plan.slices for s in _slots(piece, block_tokens)], torch.int64, device
+        ),
         spans=spans,
     )
-    return StepInputs(decoder, _ints(rows.packed, device), tuple(rows.samples), tuple(rows.prompts))
+    logit_rows_R = upload(rows.packed, torch.int64, device)
+    return StepInputs(decoder, logit_rows_R, tuple(rows.samples), tuple(rows.prompts))
 
 
 class _LogitRows:
@@ -103,7 +107,3 @@ def _spans(plan: StepPlan, block_tokens: int) -> tuple[Span, ...]:
 def _slots(piece: Slice, block_tokens: int) -> list[int]:
     table, end = piece.block_table, piece.start + len(piece.token_ids)
     return [table[p // block_tokens] * block_tokens + p % block_tokens for p in range(piece.start, end)]
-
-
-def _ints(values: list[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64).to(device)

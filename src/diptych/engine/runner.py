@@ -41,7 +41,10 @@ class Runner:
         hidden_TD = self._decoder.forward(inputs.decoder, self._memory.layers)
         if not inputs.logit_rows_R.shape[0]:
             return Scores(hidden_TD.new_empty((0, self._decoder.shape.vocab)), [])
-        logits_RV = self._decoder.logits(hidden_TD[inputs.logit_rows_R])
+        return self.judged(self._decoder.logits(hidden_TD[inputs.logit_rows_R]))
+
+    def judged(self, logits_RV: Tensor) -> Scores:
+        """The likeliest of each row. Raises `SpecError` as `scores` does."""
         likeliest_R, finite_R = self._decoder.likeliest(logits_RV)
         _require_finite(finite_R)
         return Scores(logits_RV, likeliest_R)

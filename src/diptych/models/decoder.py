@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -87,6 +87,10 @@ class _View(NamedTuple):
     plan: Any
 
 
+Plans: TypeAlias = Mapping[int | None, Any]
+"""Attention plans of one step by window (`Kernels.plan_attention`)."""
+
+
 class Decoder:
     """A loaded model. Holds weights only; KV memory is handed in."""
 
@@ -110,11 +114,14 @@ class Decoder:
         self._embedding_scale = _rounded(family.embedding_scale(shape), embedding_VD.dtype)
         self._tables = {rope: self._table(rope) for rope in dict.fromkeys(it.rope for it in shape.attention)}
 
-    def forward(self, inputs: DecoderInputs, planes: Sequence[Planes]) -> Tensor:
-        """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V."""
+    def forward(self, inputs: DecoderInputs, planes: Sequence[Planes], plans: Plans | None = None) -> Tensor:
+        """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V.
+
+        ``plans``: of these inputs' spans, one for each of `attention_shapes`; None: they are made here.
+        """
         kernels, eps = self._kernels, self.shape.rms_eps
         x_TD = self._embed(inputs.token_ids_T)
-        views = self._views(inputs, planes[0].k_BKSE.shape[2])
+        views = self._views(inputs, planes[0].k_BKSE.shape[2], plans)
         normed_TD = kernels.rms_norm(x_TD, self._first_norm_D, eps)
         for layer, view, memory, norm_after_D in zip(
             self._layers, views, planes, self._norms_after_D, strict=True
@@ -128,6 +135,14 @@ class Decoder:
             mlp_TD = self._out(layer.mlp.forward(normed_TD, kernels), layer.mlp_out_norm_D)
             x_TD, normed_TD = kernels.add_norm(x_TD, mlp_TD, norm_after_D, eps)
         return normed_TD
+
+    def attention_shapes(self, block_tokens: int) -> dict[int | None, AttentionShape]:
+        """What attention must know, by window: layers with one window share a plan."""
+        shape = self.shape
+        return {
+            window: AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, block_tokens, window)
+            for window in dict.fromkeys(layer.window for layer in shape.attention)
+        }
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Raw next-token scores in the dtype of the model, [R, V]."""
@@ -149,18 +164,15 @@ class Decoder:
         """What is added to the residual: normed, if the layer has a norm for it."""
         return x_TD if norm_D is None else self._kernels.rms_norm(x_TD, norm_D, self.shape.rms_eps)
 
-    def _views(self, inputs: DecoderInputs, block_tokens: int) -> list[_View]:
-        """For each layer; layers that turn alike share a rotation, layers with one window a plan."""
-        shape, at_T = self.shape, inputs.positions_T
+    def _views(self, inputs: DecoderInputs, block_tokens: int, plans: Plans | None) -> list[_View]:
+        """For each layer; layers that turn alike share a rotation."""
+        at_T, shapes = inputs.positions_T, self.attention_shapes(block_tokens)
         rotations = {rope: Rotation(cos[at_T], sin[at_T]) for rope, (cos, sin) in self._tables.items()}
-        shapes = {
-            window: AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, block_tokens, window)
-            for window in dict.fromkeys(layer.window for layer in shape.attention)
-        }
-        plans = {window: self._kernels.plan_attention(inputs.spans, it) for window, it in shapes.items()}
+        if plans is None:
+            plans = {window: self._kernels.plan_attention(inputs.spans, it) for window, it in shapes.items()}
         return [
             _View(rotations[layer.rope], shapes[layer.window], plans[layer.window])
-            for layer in shape.attention
+            for layer in self.shape.attention
         ]
 
     def _table(self, rope: Rope) -> tuple[Tensor, Tensor]:

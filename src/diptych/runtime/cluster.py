@@ -289,7 +289,8 @@ class Cluster:
 
     @property
     def _domain_blocks(self) -> int:
-        return sum(share.arena.blocks for share in self.shares)
+        """Blocks of the shared segment. At least one: nothing cannot be mapped."""
+        return max(1, sum(share.arena.blocks for share in self.shares if not share.pool.own_kv_memory))
 
     def _setup(self, host: _Host) -> Setup:
         return Setup(

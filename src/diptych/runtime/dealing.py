@@ -42,11 +42,10 @@ def deal(
     arena_blocks: Mapping[str, int] | None = None,
 ) -> tuple[WorkerShare, ...]:
     """A share for every worker, in the order of the pools. ``arena_blocks``: blocks of a worker by pool,
-    instead
-    of a part of the KV memory. Raises `SpecError` when there is too little."""
+    instead of a part of the KV memory. Raises `SpecError` when there is too little."""
     names = [(pool, index) for pool in spec.pools for index in range(pool.workers)]
     if arena_blocks is None:
-        arenas = deal_arenas(spec.kv.memory_bytes, layout, [pool.role for pool, _ in names])
+        arenas = _deal_memory(spec.kv.memory_bytes, layout, [pool for pool, _ in names])
     else:
         arenas = _side_by_side([arena_blocks[pool.name] for pool, _ in names])
     cores = deal_cores(spec.pools, machine_cores)
@@ -59,6 +58,16 @@ def deal(
             threads=pool.threads or max(1, len(mine)),
         )
         for (pool, index), arena, mine in zip(names, arenas, cores, strict=True)
+    )
+
+
+def _deal_memory(memory_bytes: int, layout: KVLayout, pools: Sequence[PoolSpec]) -> tuple[Arena, ...]:
+    """An arena for each worker of ``pools``: in memory of its own, or in what the others share."""
+    sharing = [pool.role for pool in pools if not pool.own_kv_memory]
+    shared = iter(deal_arenas(memory_bytes, layout, sharing) if sharing else ())
+    return tuple(
+        deal_arenas(memory_bytes, layout, [pool.role])[0] if pool.own_kv_memory else next(shared)
+        for pool in pools
     )
 
 

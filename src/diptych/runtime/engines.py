@@ -18,6 +18,7 @@ from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import SpecError
 from diptych.domain.fleet import ProfileSpec
 from diptych.domain.kv import KVLayout
+from diptych.domain.worker import Role
 from diptych.models.resolve import read_model_shape, resolve_model_dir
 from diptych.performance.model_shape import ModelShape
 
@@ -57,12 +58,16 @@ def choose_engine(spec: ClusterSpec, engine: EngineName) -> EngineChoice:
         SpecError: no such model directory, a config that is not supported, a limit beyond the model's.
     """
     if isinstance(engine, ModelledPools):
+        _refuse_devices(spec, "modelled")
         _refuse_weights(spec, "modelled", "say the weights of the hardware (device.weights) instead")
         return _modelled(spec, engine)
     model_dir = resolve_model_dir(spec.model.path)
     shape = read_model_shape(model_dir)
     native = engine == "native"
-    if not native:
+    if native:
+        _require_mixed(spec)
+    else:
+        _refuse_devices(spec, "toy")
         _refuse_weights(spec, "toy", "it has none; leave the key out")
     return EngineChoice(
         engines={pool.name: _engine_spec(spec, pool, engine, model_dir, shape) for pool in spec.pools},
@@ -79,6 +84,26 @@ def _refuse_weights(spec: ClusterSpec, engine: str, remedy: str) -> None:
         if pool.weights != "same":
             key = f"pools.{pool.name}.weights"
             raise SpecError(f"{key}: the {engine} engine cannot hold weights in {pool.weights}; {remedy}")
+
+
+def _refuse_devices(spec: ClusterSpec, engine: str) -> None:
+    for pool in spec.pools:
+        if pool.own_kv_memory:
+            key = f"pools.{pool.name}.torch_device"
+            raise SpecError(
+                f"{key}: the {engine} engine has no use for {pool.torch_device!r}; leave the key out"
+            )
+
+
+def _require_mixed(spec: ClusterSpec) -> None:
+    """Nobody can borrow blocks that only their owner can read."""
+    for pool in spec.pools:
+        if pool.own_kv_memory and pool.role is not Role.MIXED:
+            raise SpecError(
+                f"pools.{pool.name}.torch_device: a {pool.role.value} worker hands its KV over in the host's "
+                f"shared memory, and that of {pool.torch_device!r} lies on the device; "
+                "set the pool's role to mixed, or torch_device to cpu"
+            )
 
 
 def _modelled(spec: ClusterSpec, modelled: ModelledPools) -> EngineChoice:
@@ -118,6 +143,7 @@ def _engine_spec(
         load_format=model.load_format,
         numerics=model.numerics,
         weights=pool.weights,
+        device=pool.torch_device,
     )
 
 

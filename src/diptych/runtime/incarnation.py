@@ -278,7 +278,8 @@ class Incarnation:
             incarnation=self.number,
             pool=share.pool.name,
             role=share.pool.role,
-            domain_id=setup.domain_id,
+            # What nobody else can read is a domain of one: no other worker is ever told to borrow from it.
+            domain_id=DomainId(share.worker_id) if share.pool.own_kv_memory else setup.domain_id,
             arena=share.arena,
             block_tokens=setup.layout.block_tokens,
             block_bytes=setup.layout.block_bytes,

@@ -35,6 +35,8 @@ class WorkerPlace(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int
     weights: WeightFormat = "same"
     """In which numbers its linear maps are held; 'same': in those of the KV."""
+    torch_device: str = "cpu"
+    """Where it computes; its KV lies there, too."""
     engine: dict[str, str]
     """What its engine says of itself: numerics, kernels and the like; empty until it is up."""
     start_s: dict[str, float] = {}
@@ -79,6 +81,7 @@ def place_of(slot: Slot, layout: KVLayout) -> WorkerPlace:
         token_budget=share.pool.token_budget,
         max_running=share.pool.max_running,
         weights=share.pool.weights,
+        torch_device=share.pool.torch_device,
         engine=incarnation.description if incarnation is not None else {},
         start_s=incarnation.start_s if incarnation is not None else {},
     )

@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from diptych.adapters.build import EngineMemory, build_engine
+from diptych.adapters.build import EngineMemory, build_engine, owns_kv_memory
 from diptych.adapters.protocol import EngineAdapter
 from diptych.domain.errors import DiptychError
 from diptych.domain.ids import WorkerId
@@ -138,7 +138,12 @@ def _start_engine(
         memory = _map(arguments, welcome)
         stages.reached("kv_memory")
         built = build_engine(
-            welcome.engine, memory, seed=welcome.seed, threads=welcome.threads, reached=stages.reached
+            welcome.engine,
+            memory,
+            seed=welcome.seed,
+            threads=welcome.threads,
+            max_running=welcome.max_running,
+            reached=stages.reached,
         )
         built.engine.warm_up()
         stages.reached("warm_up")
@@ -154,6 +159,8 @@ def _start_engine(
 
 
 def _map(arguments: argparse.Namespace, welcome: Welcome) -> EngineMemory:
+    if owns_kv_memory(welcome.engine):
+        return EngineMemory(None, welcome.arena.blocks, welcome.layout.block_tokens)
     segment = SharedSegment.attach(arguments.kv_fd, welcome.layout.segment_bytes(welcome.domain_blocks))
     return EngineMemory(
         segment.buffer, welcome.domain_blocks, welcome.layout.block_tokens, arguments.weights_fd
