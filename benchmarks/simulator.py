@@ -7,6 +7,7 @@ Knows: specs with a measured profile, traces, memory of this process. Does not k
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -102,6 +103,7 @@ def _point(console: Console, requests: int, output_tokens: int, workers: int) ->
 
 
 def _timed(spec: ClusterSpec, workload: Workload) -> dict[str, float]:
+    gc.collect()  # what the run before left is not this one's to clear away
     simulation = Simulation(spec, workload)
     before_s = time.process_time()
     result = simulation.run()

@@ -15,7 +15,7 @@ from diptych.domain.errors import Bug
 from diptych.domain.fleet import LinkSpec
 from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerStats
-from diptych.performance.estimate import MEMORY_BUSY_S, MEMORY_HANDOFFS
+from diptych.performance.estimate import MEMORY_BUSY_S, MEMORY_HANDOFFS, CostModel
 from diptych.performance.steps import StepModel
 
 MOST_CORRECTION = 10.0
@@ -60,7 +60,7 @@ class Path:
         return max(wire_s / self.layers, wire_s - hidden_s) + link.residual_s + link.latency_s
 
 
-class ProfiledCost:
+class ProfiledCost(CostModel):
     """A `CostModel` of workers that are known beforehand.
 
     Each worker's steps that prefill and those that only decode have a factor each: the exponentially weighted
