@@ -53,7 +53,7 @@ PURE_STANDARD = frozenset(
         "typing",
     }
 )
-PURE_MODULES = PURE_STANDARD | {"msgspec", "pydantic"}
+PURE_MODULES = PURE_STANDARD | {"msgspec", "mypy_extensions", "pydantic"}
 """All that the pure rows may import beside each other: values and arithmetic."""
 
 PURE_EXTRAS = {

@@ -29,6 +29,7 @@ from diptych.domain.report import RequestReport
 from diptych.domain.request import Request, SamplingParams
 from diptych.domain.worker import Arena, Role, WorkerInfo, WorkerStats
 from diptych.orchestration.core import Orchestrator
+from diptych.performance.estimate import CostModel
 
 ROOT = hash_root("head", "")
 BLOCK_TOKENS = 4
@@ -37,7 +38,7 @@ BLOCK_BYTES = 1000
 OrderT = TypeVar("OrderT")
 
 
-class FixedCost:
+class FixedCost(CostModel):
     """1 ms for a prompt token, 10 ms for a decode step, 2 ms for a handoff, unless a worker is slow."""
 
     def __init__(self, slowness: dict[str, float] | None = None) -> None:

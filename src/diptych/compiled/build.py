@@ -26,6 +26,7 @@ WHOLE = ("scheduling", "orchestration")
 
 SINGLE = (
     "domain/kv",
+    "domain/lifecycle",
     "performance/steps",
     "performance/profiled",
     "performance/estimate",

@@ -173,9 +173,12 @@ class Attempts:
         return None if key is None else self._attempts.get(key)
 
     def recharge(self, attempt: Attempt, worker_id: WorkerId, hold: Hold) -> None:
-        """Replace what the attempt holds at a worker."""
-        self.discharge(attempt, worker_id)
-        self._charge(attempt, worker_id, hold)
+        """Replace what the attempt holds at a worker: who refused may have room now."""
+        self._ledger.exchange(worker_id, attempt.holds[worker_id], hold)
+        attempt.holds[worker_id] = hold
+        worker = self._registry.get(worker_id)
+        if worker is not None:
+            self._registry.forgive(worker)
 
     def discharge(self, attempt: Attempt, worker_id: WorkerId) -> None:
         """It holds nothing there any more: who refused may have room now."""

@@ -21,7 +21,8 @@ Less: TypeAlias = tuple[WorkerId, int]
 
 
 class Hits:
-    """The leading blocks of a sequence that need no computing."""
+    """The leading blocks of a sequence that need no computing. Not changed once they are chosen: several
+    workers may share them."""
 
     __slots__ = ("blocks", "own", "parts", "taken")
 
@@ -63,14 +64,13 @@ class Hits:
 
 
 NO_HITS = Hits()
-"""Shared, so not to be changed."""
 
 
 class Run:
     """The leading cached blocks of one sequence in one memory domain, and what their owners can spare: as
     many blocks as they have room to let be pinned anew. Who has no seat lends nothing."""
 
-    __slots__ = ("_hashes", "_seats", "_stretches")
+    __slots__ = ("_hashes", "_of_others", "_owners", "_seats", "_stretches")
 
     def __init__(
         self, stretches: Sequence[Stretch], hashes: Sequence[BlockHash], seats: Mapping[WorkerId, Seat]
@@ -78,6 +78,9 @@ class Run:
         self._stretches = stretches
         self._hashes = hashes
         self._seats = seats
+        self._owners = {holder.owner for it in stretches for holder in it.holders}
+        self._of_others: Hits | None = None
+        """What any worker would use that has none of it."""
 
     def choose(self, prefer: WorkerId, less: Less | None = None) -> Hits:
         """The longest leading part that may be used, with one owner for each block.
@@ -85,6 +88,13 @@ class Run:
         The prefill worker itself comes first (no lease needed), then the owner of the block before (fewer
         leases), then whoever cached it first.
         """
+        if less is not None or prefer in self._owners:
+            return self._choose(prefer, less)
+        if self._of_others is None:
+            self._of_others = self._choose(prefer, None)
+        return self._of_others
+
+    def _choose(self, prefer: WorkerId, less: Less | None) -> Hits:
         hits = Hits()
         last: Holder | None = None
         for stretch in self._stretches:

@@ -54,11 +54,7 @@ class Account:
 
     def add(self, hold: Hold) -> None:
         """Count a hold in."""
-        self.holds += 1
-        self.blocks += hold.blocks
-        self.prefill_tokens += hold.prefill_tokens
-        self.decodes += hold.decodes
-        self.context_tokens += hold.context_tokens
+        self._count(hold, 1)
         if hold.pins:
             pins = self.pins
             for block_id in hold.pins:
@@ -66,11 +62,7 @@ class Account:
 
     def take_away(self, hold: Hold) -> None:
         """Count it out again."""
-        self.holds -= 1
-        self.blocks -= hold.blocks
-        self.prefill_tokens -= hold.prefill_tokens
-        self.decodes -= hold.decodes
-        self.context_tokens -= hold.context_tokens
+        self._count(hold, -1)
         if hold.pins:
             pins = self.pins
             for block_id in hold.pins:
@@ -79,6 +71,22 @@ class Account:
                     del pins[block_id]
                 else:
                     pins[block_id] = count - 1
+
+    def exchange(self, hold: Hold, other: Hold) -> None:
+        """Count one hold out and another one in; pins that they share are left alone."""
+        if hold.pins is other.pins:
+            self._count(hold, -1)
+            self._count(other, 1)
+        else:
+            self.take_away(hold)
+            self.add(other)
+
+    def _count(self, hold: Hold, times: int) -> None:
+        self.holds += times
+        self.blocks += times * hold.blocks
+        self.prefill_tokens += times * hold.prefill_tokens
+        self.decodes += times * hold.decodes
+        self.context_tokens += times * hold.context_tokens
 
     def figures(self) -> tuple[dict[BlockId, int], int, int, int, int, int]:
         """All of it, to be compared."""
@@ -109,6 +117,11 @@ class Ledger:
         """Take a hold away again."""
         self.releases += 1
         self.account(worker_id).take_away(hold)
+
+    def exchange(self, worker_id: WorkerId, hold: Hold, other: Hold) -> None:
+        """Take a hold away and add another one."""
+        self.releases += 1
+        self.account(worker_id).exchange(hold, other)
 
     def check(self, holds: Iterable[tuple[WorkerId, Hold]]) -> None:
         """Raise `Bug` unless the accounts are the sums of exactly these holds."""

@@ -147,17 +147,17 @@ class PrefixIndex:
 
     def _remove(self, copies: dict[BlockHash, Copy], holder: Holder, hashes: Sequence[BlockHash]) -> None:
         for block_hash in hashes:
-            first = copies.pop(block_hash, None)
+            first = copies.get(block_hash)
             if first is None:
                 continue
-            if first.holder is holder:
-                holder.blocks -= 1
-                rest = first.next
-            else:
-                rest = first
+            if first.holder is not holder:
                 holder.blocks -= _leave(first, holder)
-            if rest is not None:
-                copies[block_hash] = rest
+                continue
+            holder.blocks -= 1
+            if first.next is None:
+                del copies[block_hash]
+            else:
+                copies[block_hash] = first.next
 
 
 def _join(copy: Copy, holder: Holder, block_id: BlockId) -> bool:

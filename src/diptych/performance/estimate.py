@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp
 
+from mypy_extensions import mypyc_attr
+
 from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerStats
 
@@ -34,6 +36,7 @@ MEMORY_HANDOFFS = 10.0
 """Handoffs after which an observation has lost all but 1/e of its weight."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CostModel(ABC):
     """Predicted seconds of work. All arguments are counts; every answer is finite and not negative.
 
