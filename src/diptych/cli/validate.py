@@ -31,7 +31,7 @@ def validate(
     /,
     *,
     seconds: float = 60.0,
-    rounds: int = 6,
+    rounds: int = 3,
     seed: int = 1,
     json: Annotated[bool, Parameter(name="--json")] = False,
     output: Path | None = None,

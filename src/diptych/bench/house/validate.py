@@ -32,7 +32,7 @@ LOADS = (0.3, 0.55, 0.75)
 
 SHARED_LOAD = 0.5
 
-ROUNDS = 6
+ROUNDS = 3
 """Every load is run so often, with other requests each time and the other loads in between: what disturbs
 the machine for some seconds is then a part of one run, not all of it."""
 
