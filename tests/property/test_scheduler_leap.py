@@ -254,7 +254,7 @@ class LeapMachine(RuleBasedStateMachine):
         waited_for = False
         if steady is not None and steady.steps:
             scheduler.leap(steady.steps, TOKEN)
-            named = any(run.cached for run in scheduler._pool.news)
+            named = any(run.cached for run in scheduler._pool._cache._news)
             waited_for = named and self._looks(scheduler)
         again = scheduler.steady()
         if waited_for:

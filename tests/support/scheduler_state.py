@@ -27,7 +27,7 @@ MEMOS = {
     "round",
     "due",
     "ends",
-    "rest_of",
+    "_rest_of",
     "_rests",
     "_places",
 }

@@ -1,6 +1,6 @@
 """How long will it take on that worker? The question that placement asks, and an answer from observation.
 
-Knows: the `CostModel` and `ObservedCost`, which follows what each worker reports. Does not know: why
+Knows: `CostModel`, and `ObservedCost`, which follows what each worker reports. Does not know: why
 anybody asks, hardware, clocks.
 """
 

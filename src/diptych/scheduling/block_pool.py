@@ -54,8 +54,6 @@ class BlockPool:
         self._free: list[BlockId] = [block for block in reversed(ids) if block not in adopted_blocks]
         self._reserved = 0
         self._cache = PrefixCache(arena)
-        self.news = self._cache.news
-        """What `drain_news` would tell; to be looked at only."""
 
     # ------------------------------------------------------------ counts
 

@@ -34,14 +34,13 @@ class PrefixCache:
     only forgets where it rests; its place in the list is passed over later. So neither falling idle nor being
     given up looks anything up.
 
-    Whoever looks at many blocks may read ``block_of``, ``rest_of`` and ``news``; only this class changes
-    them.
+    Whoever looks at many blocks may read ``block_of``; only this class changes it.
     """
 
     def __init__(self, arena: Arena) -> None:
         self.block_of: dict[BlockHash, BlockId] = {}
         self.idle_blocks = 0
-        self.rest_of: list[list[BlockId] | None] = [None] * arena.blocks
+        self._rest_of: list[list[BlockId] | None] = [None] * arena.blocks
         """By place in the arena: the list in which the block rests; None: it is not idle."""
         self._rests: deque[list[BlockId]] = deque()
         """The longest idle first. May hold places of blocks that do not rest there any more."""
@@ -50,8 +49,7 @@ class PrefixCache:
         self._start = arena.start
         self._hash_of: list[BlockHash | None] = [None] * arena.blocks
         """By place in the arena."""
-        self.news: list[News] = []
-        """Always the same list, so that others can see cheaply whether there is any."""
+        self._news: list[News] = []
 
     def idle_before(self, block_ids: frozenset[BlockId]) -> int:
         """Blocks that are evicted before the first of these is."""
@@ -64,16 +62,16 @@ class PrefixCache:
         """Idle blocks in the order in which they are given up."""
         for rest in self._rests:
             for block_id in reversed(rest):
-                if self.rest_of[block_id - self._start] is rest:
+                if self._rest_of[block_id - self._start] is rest:
                     yield block_id
 
     def is_idle(self, block_id: BlockId) -> bool:
         """Whether nobody refers to the named block."""
-        return self.rest_of[block_id - self._start] is not None
+        return self._rest_of[block_id - self._start] is not None
 
     def count_idle(self, block_ids: Iterable[BlockId]) -> int:
         """How many of these different blocks are idle."""
-        rest_of, start = self.rest_of, self._start
+        rest_of, start = self._rest_of, self._start
         idle = 0
         for block_id in block_ids:
             if rest_of[block_id - start] is not None:
@@ -108,7 +106,7 @@ class PrefixCache:
     def rest(self, block_ids: list[BlockId]) -> list[BlockId]:
         """The last references are gone: named blocks become the most recent idle ones, in this order. Returns
         those without a name."""
-        hash_of, rest_of, start = self._hash_of, self.rest_of, self._start
+        hash_of, rest_of, start = self._hash_of, self._rest_of, self._start
         nameless: list[BlockId] = []
         rest: list[BlockId] = []
         for block_id in block_ids:
@@ -129,14 +127,14 @@ class PrefixCache:
 
     def wake(self, block_id: BlockId) -> None:
         """Somebody refers to the idle block again."""
-        self.rest_of[block_id - self._start] = None
+        self._rest_of[block_id - self._start] = None
         self.idle_blocks -= 1
 
     def evict(self, blocks: int) -> list[BlockId]:
         """Forget the blocks that have been idle longest and hand them out."""
         if blocks > self.idle_blocks:
             raise Bug(f"{blocks} blocks are evicted, {self.idle_blocks} are idle")
-        hash_of, rest_of, rests, start = self._hash_of, self.rest_of, self._rests, self._start
+        hash_of, rest_of, rests, start = self._hash_of, self._rest_of, self._rests, self._start
         hashes = self._run(False).hashes
         evicted: list[BlockId] = []
         while len(evicted) < blocks:
@@ -163,12 +161,12 @@ class PrefixCache:
     def drain_news(self) -> list[BlocksCached | BlocksEvicted]:
         """What was published and evicted since the last call, in the order in which it happened."""
         found: list[BlocksCached | BlocksEvicted] = []
-        for run in self.news:
+        for run in self._news:
             if run.cached:
                 found.append(BlocksCached(tuple(run.hashes), tuple(run.block_ids)))
             else:
                 found.append(BlocksEvicted(tuple(run.hashes)))
-        self.news.clear()
+        self._news.clear()
         return found
 
     def check(self) -> None:
@@ -188,7 +186,7 @@ class PrefixCache:
 
     def _tidy(self) -> None:
         """Without the places of blocks that do not rest there any more. As rare as it is dear."""
-        rest_of, start = self.rest_of, self._start
+        rest_of, start = self._rest_of, self._start
         for rest in self._rests:
             rest[:] = [it for it in rest if rest_of[it - start] is rest]
         self._rests = deque([rest for rest in self._rests if rest])
@@ -196,6 +194,6 @@ class PrefixCache:
 
     def _run(self, cached: bool) -> News:
         """The last run if it is of this kind, else a new one."""
-        if not self.news or self.news[-1].cached is not cached:
-            self.news.append(News(cached))
-        return self.news[-1]
+        if not self._news or self._news[-1].cached is not cached:
+            self._news.append(News(cached))
+        return self._news[-1]
