@@ -142,9 +142,7 @@ def test_every_phase_up_to_the_last_token_is_shown() -> None:
 )
 def test_the_timeline_tells_what_the_handoff_moved(handoff: HandoffReport, words: str) -> None:
     moments = {moment: float(place) for place, moment in enumerate(Moment) if moment is not Moment.FLUSHED}
-    placement = Placement(
-        attempt=1, prefill_worker=WorkerId("p"), decode_worker=WorkerId("d"), reason="p → d: it was free"
-    )
+    placement = Placement(attempt=1, prefill_worker=WorkerId("p"), decode_worker=WorkerId("d"))
     report = RequestReport(
         request_id=RequestId("r"),
         state=State.FINISHED,

@@ -182,14 +182,14 @@ def test_the_index_finds_leading_runs_of_any_owner() -> None:
     assert leading(H, DomainId("there")) == [] == leading(())
     assert list(leading(H)[1]) == [A, B], "who cached it first comes first"
     assert [(it.start, it.stop) for it in index.leading(HERE, H)] == [(0, 1), (1, 2), (2, 3)]
-    index.evicted(HERE, A, H[:1])
+    index.evicted(A, H[:1])
     assert leading(H) == [] and leading(H[1:]) == [{A: 11, B: 21}, {B: 22}]
-    index.forget(HERE, A)
+    index.forget(A)
     assert leading(H[1:]) == [{B: 21}, {B: 22}]
     assert [(it.start, it.stop) for it in index.leading(HERE, H[1:])] == [(0, 2)], "one stretch"
     assert index.owners() == (B,) and index.owned_blocks(B) == 2
-    index.evicted(HERE, A, H)
-    index.forget(HERE, B)
+    index.evicted(A, H)
+    index.forget(B)
     assert index.owners() == ()
 
 

@@ -12,7 +12,7 @@ from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerStats
 from diptych.performance import profiled as module
 from diptych.performance.profiled import Path, Profiled, ProfiledCost
-from diptych.performance.steps import Chunk, Chunks, FittedSteps, Line
+from diptych.performance.steps import Chunk, Chunks, FittedSteps, Line, StepModel
 
 A, B = WorkerId("a"), WorkerId("b")
 
@@ -25,13 +25,15 @@ STEPS = FittedSteps(
 )
 
 
-class Counting:
+class Counting(StepModel):
     """A step model that counts its questions."""
-
-    kv_tokens = 1000
 
     def __init__(self) -> None:
         self.asked = 0
+
+    @property
+    def kv_tokens(self) -> int:
+        return 1000
 
     def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         self.asked += 1

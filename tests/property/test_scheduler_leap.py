@@ -28,8 +28,9 @@ from diptych.domain.kv import blocks_for
 from diptych.domain.request import Sampled, SamplingParams
 from diptych.domain.step import StepPlan, StepResult
 from diptych.domain.worker import Arena
-from diptych.scheduling import ChunkShape, Fetch, Scheduler, SchedulerConfig
+from diptych.scheduling import Fetch, Scheduler, SchedulerConfig
 from support.scheduler_state import prefilling, state_of
+from support.shapes import of_chunk
 from support.works import make_work
 
 BLOCK_TOKENS = 3
@@ -112,7 +113,7 @@ def light_step(scheduler: Scheduler, plan: StepPlan | None, last: int | None) ->
     pieces = {piece.request_id: piece for piece in plan.slices}
     for chunk in shape.chunks:
         piece = pieces.pop(chunk.request_id)
-        assert chunk == ChunkShape(piece.request_id, len(piece.token_ids), piece.start, piece.sample)
+        assert of_chunk(chunk) == (piece.request_id, len(piece.token_ids), piece.start, piece.sample)
     assert shape.step == plan.step
     assert shape.decodes == len(pieces)
     assert shape.context_tokens == sum(piece.start for piece in pieces.values())

@@ -10,7 +10,8 @@ from diptych.domain.events import Bounced
 from diptych.domain.request import Sampled, SamplingParams, Work
 from diptych.domain.step import StepPlan, StepResult
 from diptych.domain.worker import Arena
-from diptych.scheduling import TOO_LARGE, Scheduler, SchedulerConfig, Steady
+from diptych.scheduling import TOO_LARGE, Scheduler, SchedulerConfig
+from support.shapes import of_steady
 from support.works import make_work
 
 BLOCK_TOKENS = 3
@@ -72,9 +73,9 @@ def test_the_step_that_ends_a_sequence_is_not_leapt_over():
     scheduler.handle(StartPrefill(work_of("r0", (1, 2), max_tokens=5)))
     assert scheduler.steady() is None  # it prefills first
     step(scheduler)
-    assert scheduler.steady() == Steady(1, 2, 3)
+    assert of_steady(scheduler.steady()) == (1, 2, 3)
     scheduler.leap(3, 1)
-    assert scheduler.steady() == Steady(1, 5, 0)
+    assert of_steady(scheduler.steady()) == (1, 5, 0)
     assert step(scheduler).step == 4
     assert scheduler.steady() is None
     assert scheduler.stats().decode_tokens_total == scheduler.stats().decode_steps_total == 4

@@ -14,7 +14,8 @@ from diptych.domain.events import BlocksCached, DecodeStarted, Finished, Prefill
 from diptych.domain.ids import BlockHash, BlockId, RequestId
 from diptych.domain.request import FinishReason, SamplingParams
 from diptych.domain.worker import Arena
-from diptych.scheduling import ChunkShape, Scheduler, SchedulerConfig, Steady, StepShape
+from diptych.scheduling import Scheduler, SchedulerConfig
+from support.shapes import of_steady, of_step
 from support.works import make_work
 
 BLOCK_TOKENS = 4
@@ -35,17 +36,17 @@ def test_a_prompt_and_then_its_decode():
     scheduler = scheduler_of()
     arrive(scheduler, "a", 10)
     first = scheduler.begin()
-    assert first == StepShape(0, [ChunkShape(RequestId("a"), 8, 0, False)], 0, 0, (), (), 0)
+    assert of_step(first) == (0, [(RequestId("a"), 8, 0, False)], 0, 0, (), (), 0)
     assert scheduler.drain_events() == [PrefillStarted(RequestId("a"), 1, 0)]
     scheduler.finish(GOES_ON, {})
     second = scheduler.begin()
-    assert second == StepShape(1, [ChunkShape(RequestId("a"), 2, 8, True)], 0, 0, (), (), 0)
+    assert of_step(second) == (1, [(RequestId("a"), 2, 8, True)], 0, 0, (), (), 0)
     assert scheduler.finish(GOES_ON, {})[-1] == DecodeStarted(RequestId("a"), 1)
     third = scheduler.begin()
-    assert third == StepShape(2, [], 1, 10, (), (), 0)
+    assert of_step(third) == (2, [], 1, 10, (), (), 0)
     scheduler.finish(GOES_ON, {})
-    assert scheduler.steady() == Steady(1, 11, 6)
-    assert scheduler.steady(at_most=4) == Steady(1, 11, 4)
+    assert of_steady(scheduler.steady()) == (1, 11, 6)
+    assert of_steady(scheduler.steady(at_most=4)) == (1, 11, 4)
     scheduler.check()
 
 
@@ -98,7 +99,7 @@ def test_imports_are_named():
     work = make_work("a", (1, 2, 3, 4, 5), SamplingParams(max_tokens=9, seed=0), block_tokens=BLOCK_TOKENS)
     scheduler.handle(Reserve(work, 1))
     scheduler.handle(StartDecode(work.request_id, 1, (6,), (90, 91), 5))
-    assert scheduler.begin() == StepShape(0, [], 1, 5, (RequestId("a"),), (), 1)
+    assert of_step(scheduler.begin()) == (0, [], 1, 5, (RequestId("a"),), (), 1)
 
 
 def test_a_step_is_begun_once_and_finished_once():

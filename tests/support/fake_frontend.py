@@ -178,7 +178,7 @@ class FakeFrontend:
         started_s: float,
     ) -> RequestReport:
         placement = Placement(
-            attempt=0, prefill_worker=WorkerId("prefill-0"), decode_worker=WorkerId("decode-0"), reason="test"
+            attempt=0, prefill_worker=WorkerId("prefill-0"), decode_worker=WorkerId("decode-0")
         )
         return RequestReport(
             request_id=request.request_id,

@@ -22,14 +22,14 @@ from diptych.planning.measure import Buckets
 from diptych.planning.placement_cost import placement_cost
 from diptych.planning.requests import request_maker
 from diptych.planning.simulate import delays_of, virtual_limits
-from diptych.planning.worker import Live, VirtualWorker
+from diptych.planning.worker import Live, Timeline, VirtualWorker
 from diptych.runtime.driver import Driver, Journal
 from diptych.scheduling import Fetch, Scheduler
 from diptych.workload.record import Arrival, Workload
 from support.virtual_loop import STEP_ENDS, VirtualLoop
 
 
-class _Port:
+class _Port(Timeline):
     """A `WorkerPort` and the `Timeline` of one virtual worker."""
 
     def __init__(self, head: VirtualHead, member: Member) -> None:

@@ -30,6 +30,7 @@ SINGLE = (
     "performance/steps",
     "performance/profiled",
     "performance/estimate",
+    "planning/agenda",
     "planning/driver",
     "planning/host",
     "planning/link",

@@ -18,7 +18,7 @@ from diptych.domain.request import Work
 
 
 @final
-class Reserve(msgspec.Struct, frozen=True, tag="reserve"):
+class Reserve(msgspec.Struct, frozen=True, gc=False, tag="reserve"):
     """Set ``blocks`` aside for the decode of ``work`` before its prefill starts, and get to know it: the
     order to decode then carries only what is new, so that a handoff costs the same for any prompt.
 
@@ -40,7 +40,7 @@ class Reserve(msgspec.Struct, frozen=True, tag="reserve"):
 
 
 @final
-class LeaseBlocks(msgspec.Struct, frozen=True, tag="lease_blocks"):
+class LeaseBlocks(msgspec.Struct, frozen=True, gc=False, tag="lease_blocks"):
     """Lend the cached blocks with these hashes. Answered by `Leased` with those that are still there."""
 
     lease_id: LeaseId
@@ -48,14 +48,14 @@ class LeaseBlocks(msgspec.Struct, frozen=True, tag="lease_blocks"):
 
 
 @final
-class ReleaseLease(msgspec.Struct, frozen=True, tag="release_lease"):
+class ReleaseLease(msgspec.Struct, frozen=True, gc=False, tag="release_lease"):
     """The borrower is done (or dead). Unknown leases are ignored; no answer."""
 
     lease_id: LeaseId
 
 
 @final
-class StartPrefill(msgspec.Struct, frozen=True, tag="start_prefill"):
+class StartPrefill(msgspec.Struct, frozen=True, gc=False, tag="start_prefill"):
     """Compute KV for all tokens of ``work``, then sample the next token.
 
     ``borrowed`` maps block index in the sequence → block id lent by another worker's arena. With
@@ -69,7 +69,7 @@ class StartPrefill(msgspec.Struct, frozen=True, tag="start_prefill"):
 
 
 @final
-class StartDecode(msgspec.Struct, frozen=True, tag="start_decode"):
+class StartDecode(msgspec.Struct, frozen=True, gc=False, tag="start_decode"):
     """Go on from KV that is already in ``block_ids`` for the first ``computed_tokens`` tokens.
 
     Full blocks are borrowed as they are; a last, partly filled one is copied into a block of the worker's
@@ -90,7 +90,7 @@ class StartDecode(msgspec.Struct, frozen=True, tag="start_decode"):
 
 
 @final
-class FinishWork(msgspec.Struct, frozen=True, tag="finish_work"):
+class FinishWork(msgspec.Struct, frozen=True, gc=False, tag="finish_work"):
     """The front end has seen a stop string: end as finished. Answered by `Dropped`."""
 
     request_id: RequestId
@@ -98,7 +98,7 @@ class FinishWork(msgspec.Struct, frozen=True, tag="finish_work"):
 
 
 @final
-class DropWork(msgspec.Struct, frozen=True, tag="drop_work"):
+class DropWork(msgspec.Struct, frozen=True, gc=False, tag="drop_work"):
     """Forget the request in whatever state it is here: reserved, waiting, running. Answered by `Dropped`,
     also when nothing was known (so that the order can be repeated)."""
 
@@ -114,7 +114,7 @@ WorkerCommand: TypeAlias = (
 
 
 @final
-class Send(msgspec.Struct, frozen=True, tag="send"):
+class Send(msgspec.Struct, frozen=True, gc=False, tag="send"):
     """Pass ``command`` to this incarnation of a worker; drop it silently if that incarnation is gone (its
     `WorkerLostEvent` is on the way or has been handled)."""
 
@@ -124,7 +124,7 @@ class Send(msgspec.Struct, frozen=True, tag="send"):
 
 
 @final
-class KillWorker(msgspec.Struct, frozen=True, tag="kill_worker"):
+class KillWorker(msgspec.Struct, frozen=True, gc=False, tag="kill_worker"):
     """End this incarnation for certain (it hangs). `WorkerLostEvent` follows once it can write no more."""
 
     worker_id: WorkerId
@@ -133,14 +133,14 @@ class KillWorker(msgspec.Struct, frozen=True, tag="kill_worker"):
 
 
 @final
-class EndRequest(msgspec.Struct, frozen=True, tag="end_request"):
+class EndRequest(msgspec.Struct, frozen=True, gc=False, tag="end_request"):
     """The one client-visible outcome of a request."""
 
     report: RequestReport
 
 
 @final
-class WakeAt(msgspec.Struct, frozen=True, tag="wake_at"):
+class WakeAt(msgspec.Struct, frozen=True, gc=False, tag="wake_at"):
     """Raise a `Tick` at this time. Replaces any earlier wish."""
 
     t_s: float

@@ -18,7 +18,7 @@ from diptych.domain.worker import WorkerInfo, WorkerStats
 
 
 @final
-class Reserved(msgspec.Struct, frozen=True, tag="reserved"):
+class Reserved(msgspec.Struct, frozen=True, gc=False, tag="reserved"):
     """The blocks are set aside."""
 
     request_id: RequestId
@@ -26,7 +26,7 @@ class Reserved(msgspec.Struct, frozen=True, tag="reserved"):
 
 
 @final
-class ReserveRefused(msgspec.Struct, frozen=True, tag="reserve_refused"):
+class ReserveRefused(msgspec.Struct, frozen=True, gc=False, tag="reserve_refused"):
     """There is no room now; nothing is held."""
 
     request_id: RequestId
@@ -35,7 +35,7 @@ class ReserveRefused(msgspec.Struct, frozen=True, tag="reserve_refused"):
 
 
 @final
-class Leased(msgspec.Struct, frozen=True, tag="leased"):
+class Leased(msgspec.Struct, frozen=True, gc=False, tag="leased"):
     """Block ids of the asked hashes up to the first that is gone (empty: no lease exists)."""
 
     lease_id: LeaseId
@@ -43,7 +43,7 @@ class Leased(msgspec.Struct, frozen=True, tag="leased"):
 
 
 @final
-class PrefillStarted(msgspec.Struct, frozen=True, tag="prefill_started"):
+class PrefillStarted(msgspec.Struct, frozen=True, gc=False, tag="prefill_started"):
     """The first chunk is in a step. ``cached_tokens`` need no computing."""
 
     request_id: RequestId
@@ -52,7 +52,7 @@ class PrefillStarted(msgspec.Struct, frozen=True, tag="prefill_started"):
 
 
 @final
-class PrefillDone(msgspec.Struct, frozen=True, tag="prefill_done"):
+class PrefillDone(msgspec.Struct, frozen=True, gc=False, tag="prefill_done"):
     """KV of ``computed_tokens`` tokens stands in ``block_ids`` (own and borrowed); own blocks are now held
     by the export lease. The first output token is in the same report."""
 
@@ -63,7 +63,7 @@ class PrefillDone(msgspec.Struct, frozen=True, tag="prefill_done"):
 
 
 @final
-class DecodeStarted(msgspec.Struct, frozen=True, tag="decode_started"):
+class DecodeStarted(msgspec.Struct, frozen=True, gc=False, tag="decode_started"):
     """The sequence is able to decode here from now on; its copy, if any, is done. ``copied_bytes`` are those
     that were fetched if its KV came from another memory domain."""
 
@@ -73,7 +73,7 @@ class DecodeStarted(msgspec.Struct, frozen=True, tag="decode_started"):
 
 
 @final
-class Finished(msgspec.Struct, frozen=True, tag="finished"):
+class Finished(msgspec.Struct, frozen=True, gc=False, tag="finished"):
     """The last token is in the same report; nothing is held here any more but cached blocks."""
 
     request_id: RequestId
@@ -86,7 +86,7 @@ FETCH_FAILED = "fetch_failed"
 
 
 @final
-class Bounced(msgspec.Struct, frozen=True, tag="bounced"):
+class Bounced(msgspec.Struct, frozen=True, gc=False, tag="bounced"):
     """Given back (KV pressure, or `FETCH_FAILED`): nothing is held here any more; place it again with the
     tokens so far."""
 
@@ -96,7 +96,7 @@ class Bounced(msgspec.Struct, frozen=True, tag="bounced"):
 
 
 @final
-class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+class Dropped(msgspec.Struct, frozen=True, gc=False, tag="dropped"):
     """Nothing of this attempt is held here, and no step touches its blocks."""
 
     request_id: RequestId
@@ -104,7 +104,7 @@ class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
 
 
 @final
-class BlocksCached(msgspec.Struct, frozen=True, tag="blocks_cached"):
+class BlocksCached(msgspec.Struct, frozen=True, gc=False, tag="blocks_cached"):
     """These full blocks can be found by hash in this worker's arena from now on."""
 
     hashes: tuple[BlockHash, ...]
@@ -112,7 +112,7 @@ class BlocksCached(msgspec.Struct, frozen=True, tag="blocks_cached"):
 
 
 @final
-class BlocksEvicted(msgspec.Struct, frozen=True, tag="blocks_evicted"):
+class BlocksEvicted(msgspec.Struct, frozen=True, gc=False, tag="blocks_evicted"):
     """These can not any more."""
 
     hashes: tuple[BlockHash, ...]
@@ -134,7 +134,7 @@ WorkerEvent: TypeAlias = (
 
 
 @final
-class StepReport(msgspec.Struct, frozen=True, tag="step_report", kw_only=True):
+class StepReport(msgspec.Struct, frozen=True, gc=False, tag="step_report", kw_only=True):
     """What a worker sends at a step boundary or after a command. ``t_s``: the worker's monotonic clock.
 
     Order matters: the driver gives ``tokens`` and ``prompt_logprobs`` to their streams, then ``events`` to
@@ -152,7 +152,7 @@ class StepReport(msgspec.Struct, frozen=True, tag="step_report", kw_only=True):
 
 
 @final
-class RequestArrived(msgspec.Struct, frozen=True, tag="request_arrived", kw_only=True):
+class RequestArrived(msgspec.Struct, frozen=True, gc=False, tag="request_arrived", kw_only=True):
     """A request, tokenised and hashed. ``received_s`` is when its first byte came."""
 
     request: Request
@@ -161,21 +161,21 @@ class RequestArrived(msgspec.Struct, frozen=True, tag="request_arrived", kw_only
 
 
 @final
-class ClientGone(msgspec.Struct, frozen=True, tag="client_gone"):
+class ClientGone(msgspec.Struct, frozen=True, gc=False, tag="client_gone"):
     """The client left or cancelled."""
 
     request_id: RequestId
 
 
 @final
-class StopMatched(msgspec.Struct, frozen=True, tag="stop_matched"):
+class StopMatched(msgspec.Struct, frozen=True, gc=False, tag="stop_matched"):
     """The front end found a stop string: the output is complete."""
 
     request_id: RequestId
 
 
 @final
-class WorkerJoined(msgspec.Struct, frozen=True, tag="worker_joined"):
+class WorkerJoined(msgspec.Struct, frozen=True, gc=False, tag="worker_joined"):
     """An incarnation is ready. The leases that an earlier one of the same id had granted and that are still
     held (`Orchestrator.adopted_leases`) were handed to it when it started."""
 
@@ -183,7 +183,7 @@ class WorkerJoined(msgspec.Struct, frozen=True, tag="worker_joined"):
 
 
 @final
-class Streamed(msgspec.Struct, frozen=True):
+class Streamed(msgspec.Struct, frozen=True, gc=False):
     """The output tokens of a request that its client has been given or will be given."""
 
     request_id: RequestId
@@ -191,7 +191,7 @@ class Streamed(msgspec.Struct, frozen=True):
 
 
 @final
-class WorkerLostEvent(msgspec.Struct, frozen=True, tag="worker_lost"):
+class WorkerLostEvent(msgspec.Struct, frozen=True, gc=False, tag="worker_lost"):
     """This incarnation is dead for certain, and all it ever sent has been handled.
 
     ``streamed`` covers at least every live request that the orchestrator had sent to this worker.
@@ -204,7 +204,7 @@ class WorkerLostEvent(msgspec.Struct, frozen=True, tag="worker_lost"):
 
 
 @final
-class WorkerSaid(msgspec.Struct, frozen=True, tag="worker_said"):
+class WorkerSaid(msgspec.Struct, frozen=True, gc=False, tag="worker_said"):
     """One event of one incarnation. ``said_s``: when it happened, on the cluster's monotonic clock.
     ``streamed``: output so far of the request it is about, when the event gives a request back (`Bounced`,
     `Dropped`) or hands it on (`PrefillDone`)."""
@@ -217,7 +217,7 @@ class WorkerSaid(msgspec.Struct, frozen=True, tag="worker_said"):
 
 
 @final
-class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+class Heartbeat(msgspec.Struct, frozen=True, gc=False, tag="heartbeat"):
     """The worker lives; its load."""
 
     worker_id: WorkerId
@@ -226,12 +226,12 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 @final
-class Tick(msgspec.Struct, frozen=True, tag="tick"):
+class Tick(msgspec.Struct, frozen=True, gc=False, tag="tick"):
     """The time asked for by `WakeAt` has come."""
 
 
 @final
-class HeadResumed(msgspec.Struct, frozen=True, tag="head_resumed"):
+class HeadResumed(msgspec.Struct, frozen=True, gc=False, tag="head_resumed"):
     """The head itself stood still for ``paused_s`` until now: that nothing was heard meanwhile is not the
     workers' silence."""
 

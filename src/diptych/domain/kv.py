@@ -9,16 +9,17 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 from struct import pack
+from typing import Final
 
 import msgspec
 
 from diptych.domain.errors import SpecError
 from diptych.domain.ids import BlockHash, TokenId
 
-HASH_BYTES = 16
+HASH_BYTES: Final = 16
 """Digest size of a block hash: 128 bits make an accidental collision out of reach."""
 
-IN_PLACE = array("I", (1,)).tobytes() == b"\x01\x00\x00\x00"
+IN_PLACE: Final = array("I", (1,)).tobytes() == b"\x01\x00\x00\x00"
 """Whether an array of 32-bit numbers stands in memory as tokens are hashed."""
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

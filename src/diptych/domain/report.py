@@ -42,7 +42,7 @@ class HandoffKind(StrEnum):
     """Another memory domain: every byte went over a link once."""
 
 
-class HandoffReport(msgspec.Struct, frozen=True, kw_only=True):
+class HandoffReport(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One handoff. ``handoff_s`` is prefill end → decode may start."""
 
     kind: HandoffKind = HandoffKind.NONE
@@ -55,7 +55,7 @@ class HandoffReport(msgspec.Struct, frozen=True, kw_only=True):
     handoff_s: float = 0.0
 
 
-class Obstruction(msgspec.Struct, frozen=True, array_like=True):
+class Obstruction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Why a worker, or a pair, was no candidate: the name of the filter, and its two figures."""
 
     why: str
@@ -63,7 +63,7 @@ class Obstruction(msgspec.Struct, frozen=True, array_like=True):
     limit: int = 0
 
 
-class AloneView(msgspec.Struct, frozen=True, array_like=True):
+class AloneView(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A worker that could prefill and decode the request. Figures are zero if it was no candidate."""
 
     worker_id: WorkerId
@@ -78,7 +78,7 @@ class AloneView(msgspec.Struct, frozen=True, array_like=True):
     """Share of its KV memory that nobody has been promised."""
 
 
-class PrefillView(msgspec.Struct, frozen=True, array_like=True):
+class PrefillView(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A worker that could prefill for another one. Figures are zero if it was no candidate."""
 
     worker_id: WorkerId
@@ -91,7 +91,7 @@ class PrefillView(msgspec.Struct, frozen=True, array_like=True):
     """Which of the decode worker's `handoffs_s` follows."""
 
 
-class DecodeView(msgspec.Struct, frozen=True, array_like=True):
+class DecodeView(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A worker that could decode what another one prefills. Figures are zero if it was no candidate."""
 
     worker_id: WorkerId
@@ -101,7 +101,7 @@ class DecodeView(msgspec.Struct, frozen=True, array_like=True):
     handoffs_s: tuple[float, ...] = ()
 
 
-class SplitView(msgspec.Struct, frozen=True, array_like=True):
+class SplitView(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Every prefill worker with every decode worker (but nobody with itself)."""
 
     prefill: tuple[PrefillView, ...]
@@ -110,7 +110,7 @@ class SplitView(msgspec.Struct, frozen=True, array_like=True):
     """Views that hold for one decode worker only: it lends some blocks less, to have room for the output."""
 
 
-class Considered(msgspec.Struct, frozen=True, array_like=True):
+class Considered(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """All that a placement looked at, by worker: what follows for each pair can be computed from it
     (`diptych.orchestration.explain`)."""
 
@@ -125,7 +125,7 @@ class Considered(msgspec.Struct, frozen=True, array_like=True):
     wanted_tpot_s: float = 0.0
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One pair that a placement considered. Scores lie in 0..1; ``rejected`` says which filter dropped it,
     and then there are no predictions."""
 
@@ -139,17 +139,34 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     rejected: str | None = None
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
+class Placement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Where one attempt runs, and all that was considered."""
 
     attempt: int
     prefill_worker: WorkerId
     decode_worker: WorkerId
-    reason: str
+    fit: int = 0
+    """So many pairs could run it."""
+    score: float = 0.0
+    """Of the chosen one."""
+    tokens: int = 0
+    cached_tokens: int = 0
+    """Those of them that it need not compute."""
+    relaxed: str = ""
+    """Which role was open to anyone, in words; empty if none was."""
     considered: Considered = Considered()
 
+    @property
+    def reason(self) -> str:
+        """Why it runs there, in words."""
+        prefill, decode = self.prefill_worker, self.decode_worker
+        where = decode if prefill == decode else f"{prefill} → {decode}"
+        chosen = f"{where}: best of {self.fit} with {self.score:.3f}"
+        choice = f"{chosen}, {self.cached_tokens} of {self.tokens} tokens cached"
+        return f"{choice}; {self.relaxed}" if self.relaxed else choice
 
-class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
+
+class RequestReport(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The end of one request: exactly one exists for each `Request` that arrived."""
 
     request_id: RequestId

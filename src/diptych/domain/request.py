@@ -27,7 +27,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+class SamplingParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How to choose tokens. The server validates and fills every field, so no default hides a policy.
 
     ``seed`` is always set (drawn at arrival if the client gave none): the token at output position *i*
@@ -56,7 +56,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """The same for the prompt's own tokens; such a request reads no prompt cache."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One sequence to generate. A call with ``n`` choices arrives as ``n`` requests."""
 
     request_id: RequestId
@@ -70,7 +70,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Lower runs sooner."""
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class Work(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a worker needs to run a request from any token on; also after a loss."""
 
     request_id: RequestId
@@ -93,7 +93,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.token_ids) - self.prompt_tokens
 
 
-class Logprob(msgspec.Struct, frozen=True, array_like=True):
+class Logprob(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Log-probability of one token and of the likeliest ones at its position (natural logarithm)."""
 
     token_id: TokenId
@@ -101,14 +101,14 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[TokenId, float], ...] = ()
 
 
-class Sampled(msgspec.Struct, frozen=True):
+class Sampled(msgspec.Struct, frozen=True, gc=False):
     """What the engine chose for one sequence in one step."""
 
     token_id: TokenId
     logprob: Logprob | None = None
 
 
-class TokenOut(msgspec.Struct, frozen=True, kw_only=True):
+class TokenOut(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One output token on its way to the client. ``index`` counts the output tokens of the request from 0."""
 
     request_id: RequestId
@@ -121,7 +121,7 @@ class TokenOut(msgspec.Struct, frozen=True, kw_only=True):
     """The stop token that ended the output, if one did."""
 
 
-class PromptLogprobs(msgspec.Struct, frozen=True, kw_only=True):
+class PromptLogprobs(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Log-probabilities of the prompt positions from ``start`` on (position 0 has none)."""
 
     request_id: RequestId

@@ -11,7 +11,7 @@ from diptych.domain.ids import BlockId, RequestId, TokenId, Tokens
 from diptych.domain.request import Logprob, Sampled, SamplingParams
 
 
-class NewSequence(msgspec.Struct, frozen=True, kw_only=True):
+class NewSequence(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Told to the engine once, with the first slice of a sequence on this worker (penalties need history).
 
     Its tokens are ``token_ids``, then ``more_token_ids``: two parts, because to join them costs time that
@@ -25,7 +25,7 @@ class NewSequence(msgspec.Struct, frozen=True, kw_only=True):
     sampling: SamplingParams
 
 
-class Slice(msgspec.Struct, frozen=True, kw_only=True):
+class Slice(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The share of one request in one step: positions ``[start, start + len(token_ids))``.
 
     KV of positions before ``start`` is in ``block_table`` already; the step writes the rest of the slice
@@ -40,7 +40,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a token is sampled after the last position of the slice."""
 
 
-class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
+class StepPlan(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One step. The engine performs ``copies``, forgets ``ended``, learns ``new``, then runs ``slices``."""
 
     step: int
@@ -56,7 +56,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
         return sum(len(piece.token_ids) for piece in self.slices)
 
 
-class StepResult(msgspec.Struct, frozen=True, kw_only=True):
+class StepResult(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What came out: one `Sampled` for each slice that samples."""
 
     sampled: dict[RequestId, Sampled]

@@ -20,7 +20,7 @@ class Role(StrEnum):
     MIXED = "mixed"
 
 
-class Arena(msgspec.Struct, frozen=True):
+class Arena(msgspec.Struct, frozen=True, gc=False):
     """The block ids ``[start, start + blocks)`` that one worker allocates from; nobody else does."""
 
     start: BlockId
@@ -35,7 +35,7 @@ class Arena(msgspec.Struct, frozen=True):
         return tuple([block_id for block_id in block_ids if start <= block_id < end])
 
 
-class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerInfo(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One incarnation of a worker, as it announces itself."""
 
     worker_id: WorkerId
@@ -55,7 +55,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     cores: tuple[int, ...] = ()
 
 
-class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerStats(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Load of a worker at one moment, and totals since it started."""
 
     steps: int = 0

@@ -28,6 +28,9 @@ from diptych.orchestration.timers import Timer, TimerKey, Timers
 
 # Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
 # for every request.
+_HANDING_OFF: Final = State.HANDING_OFF
+_QUEUED: Final = State.QUEUED
+_DECODING: Final = State.DECODING
 _ATTEMPT: Final = Timer.ATTEMPT
 
 
@@ -110,18 +113,18 @@ class Attempt:
     def fetching_from(self) -> WorkerRef | None:
         """Who must live until the decode worker has fetched the KV into blocks of its own; None if nobody
         need: within a domain, the bytes outlive their worker."""
-        fetching = self.pair.streamed and self.job.state is State.HANDING_OFF
+        fetching = self.pair.streamed and self.job.state is _HANDING_OFF
         return self.prefill if fetching else None
 
     @property
     def placing(self) -> bool:
         """Reservation or leases are awaited; nobody computes."""
-        return self.after is None and self.job.state is State.QUEUED
+        return self.after is None and self.job.state is _QUEUED
 
     @property
     def runner(self) -> WorkerId:
         """Who runs (or is to run) the sequence now."""
-        decoding = self.job.state in (State.HANDING_OFF, State.DECODING)
+        decoding = self.job.state in (_HANDING_OFF, _DECODING)
         return self.decode.worker_id if decoding else self.prefill.worker_id
 
 

@@ -5,27 +5,52 @@ Knows: scores, and which workers can not be part of the best pair. Does not know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diptych.domain.cluster import SloSpec
 from diptych.domain.ids import WorkerId
 from diptych.domain.report import DecodeView, PrefillView, SplitView
 from diptych.orchestration.hits import Hits
-from diptych.orchestration.scorers import total
+from diptych.orchestration.scorers import closeness, total
 from diptych.orchestration.seats import Seat
-
-Cell: TypeAlias = tuple[float, float, float, float, Seat, Seat, Hits]
-"""One pair: predicted TTFT and TPOT in seconds, room and own share of the hits, prefill and decode worker,
-the
-cached blocks that it would use."""
 
 PrefillSight: TypeAlias = tuple[PrefillView, Seat, Hits]
 DecodeSight: TypeAlias = tuple[DecodeView, Seat]
 
-
-FEW_PAIRS = 8
+FEW_PAIRS: Final = 8
 """So many are scored sooner than thinned out."""
+
+
+class Cell:
+    """One pair: predictions in seconds, room and own share of the hits, prefill and decode worker, the cached
+    blocks that it would use."""
+
+    __slots__ = ("decode", "hits", "own_share", "prefill", "room", "tpot_s", "ttft_s")
+
+    def __init__(
+        self,
+        ttft_s: float,
+        tpot_s: float,
+        room: float,
+        own_share: float,
+        prefill: Seat,
+        decode: Seat,
+        hits: Hits,
+    ) -> None:
+        self.ttft_s = ttft_s
+        self.tpot_s = tpot_s
+        self.room = room
+        self.own_share = own_share
+        self.prefill = prefill
+        self.decode = decode
+        self.hits = hits
+
+    def before(self, other: Cell) -> bool:
+        """Which of two with the same score: the earlier first token, then the first names."""
+        if self.ttft_s != other.ttft_s:
+            return self.ttft_s < other.ttft_s
+        names = (self.prefill.worker_id, self.decode.worker_id)
+        return names < (other.prefill.worker_id, other.decode.worker_id)
 
 
 class SplitSight:
@@ -59,7 +84,7 @@ class SplitSight:
                     one, used = self.instead.get((view.worker_id, other.worker_id), (view, hits))
                 if one.obstruction is None:
                     ttft_s = one.ready_s + other.handoffs_s[one.handoff]
-                    cells.append((ttft_s, other.tpot_s, other.room, one.own_share, seat, partner, used))
+                    cells.append(Cell(ttft_s, other.tpot_s, other.room, one.own_share, seat, partner, used))
         return cells
 
     def _prefill_worth_it(self) -> list[PrefillSight]:
@@ -105,22 +130,17 @@ class Choice:
         self.wanted_tpot_s = wanted_tpot_s
 
 
-def choose(cells: Sequence[Cell], slo: SloSpec) -> Choice:
+def choose(cells: list[Cell], slo: SloSpec) -> Choice:
     """The highest score; among equals the earliest first token (if all meet the targets, all are equal, and
     prompts would pile up on one worker), then the first names. ``cells`` is not empty."""
-    wanted_ttft_s = slo.ttft_s or min([cell[0] for cell in cells])
-    wanted_tpot_s = slo.tpot_s or min([cell[1] for cell in cells])
+    wanted_ttft_s = slo.ttft_s or min([cell.ttft_s for cell in cells])
+    wanted_tpot_s = slo.tpot_s or min([cell.tpot_s for cell in cells])
     best, best_score = cells[0], -1.0
     for cell in cells:
-        ttft_s, tpot_s, room, own_share, prefill, decode, _ = cell
-        ttft = 1.0 if ttft_s <= wanted_ttft_s else wanted_ttft_s / ttft_s  # `closeness`, without the call
-        tpot = 1.0 if tpot_s <= wanted_tpot_s else wanted_tpot_s / tpot_s
-        score = total(ttft, tpot, room, own_share)
-        if score > best_score or (
-            score == best_score
-            and (ttft_s, prefill.worker_id, decode.worker_id)
-            < (best[0], best[4].worker_id, best[5].worker_id)
-        ):
+        ttft = closeness(cell.ttft_s, wanted_ttft_s)
+        tpot = closeness(cell.tpot_s, wanted_tpot_s)
+        score = total(ttft, tpot, cell.room, cell.own_share)
+        if score > best_score or (score == best_score and cell.before(best)):
             best, best_score = cell, score
     return Choice(best, best_score, wanted_ttft_s, wanted_tpot_s)
 

@@ -262,7 +262,7 @@ class Orchestrator:
             self._index.cached(worker.info.domain_id, worker.worker_id, event.hashes, event.block_ids)
             return False
         if type(event) is BlocksEvicted:
-            self._index.evicted(worker.info.domain_id, worker.worker_id, event.hashes)
+            self._index.evicted(worker.worker_id, event.hashes)
             return False
         if type(event) is Leased:
             self._placing.leased(event, now_s)

@@ -44,7 +44,7 @@ class Faults:
         worker = self._registry.lose(ref, now_s)
         if worker is None:
             return
-        self._index.forget(worker.info.domain_id, worker.worker_id)
+        self._index.forget(worker.worker_id)
         for streamed in event.streamed:
             job = self._endings.jobs.get(streamed.request_id)
             if job is not None:

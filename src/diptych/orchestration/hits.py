@@ -6,7 +6,7 @@ Knows: the longest leading run that its owners can spare. Does not know: why a w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diptych.domain.ids import BlockHash, BlockId, WorkerId
 from diptych.domain.kv import blocks_for
@@ -63,7 +63,7 @@ class Hits:
         return lent
 
 
-NO_HITS = Hits()
+NO_HITS: Final = Hits()
 
 
 class Run:

@@ -22,7 +22,7 @@ _QUEUED: Final = State.QUEUED
 
 JobOrder: TypeAlias = tuple[int, float, RequestId]
 
-NOTHING_HANDED_OVER = HandoffReport()
+NOTHING_HANDED_OVER: Final = HandoffReport()
 
 
 class Job:

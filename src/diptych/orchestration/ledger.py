@@ -13,25 +13,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from diptych.domain.errors import Bug
 from diptych.domain.ids import BlockId, WorkerId
 from diptych.domain.worker import Arena
 
 
-class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt or lease holds at one worker."""
+class Hold:
+    """What one attempt or lease holds at one worker. Nobody changes it."""
 
-    blocks: int = 0
-    """Promised, without ids."""
-    pins: tuple[BlockId, ...] = ()
-    prefill_tokens: int = 0
-    """Prompt tokens to compute there."""
-    decodes: int = 0
-    """Places in the decode batch."""
-    context_tokens: int = 0
-    """Tokens of the sequences that decode there."""
+    __slots__ = ("blocks", "context_tokens", "decodes", "pins", "prefill_tokens")
+
+    def __init__(
+        self,
+        *,
+        blocks: int = 0,
+        pins: tuple[BlockId, ...] = (),
+        prefill_tokens: int = 0,
+        decodes: int = 0,
+        context_tokens: int = 0,
+    ) -> None:
+        self.blocks = blocks
+        """Promised, without ids."""
+        self.pins = pins
+        self.prefill_tokens = prefill_tokens
+        """Prompt tokens to compute there."""
+        self.decodes = decodes
+        """Places in the decode batch."""
+        self.context_tokens = context_tokens
+        """Tokens of the sequences that decode there."""
 
 
 class Account:

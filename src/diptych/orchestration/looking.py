@@ -68,7 +68,7 @@ class Look:
             tpot_s = step_s + others * prefill_s / need.output_tokens
             room, own_share = _share(room_blocks, seat.blocks), hits.own_share
             views.append(AloneView(worker_id, None, cached, own_share, ttft_s, tpot_s, room))
-            cells.append((ttft_s, tpot_s, room, own_share, seat, seat, hits))
+            cells.append(Cell(ttft_s, tpot_s, room, own_share, seat, seat, hits))
         return tuple(views)
 
     def split(self, split: Split) -> SplitSight:

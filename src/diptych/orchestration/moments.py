@@ -6,9 +6,11 @@ Does not know: durations (they are metrics), clocks.
 
 from __future__ import annotations
 
+from typing import Final
+
 from diptych.domain.report import Moment
 
-_ORDER = {moment: place for place, moment in enumerate(Moment)}
+_ORDER: Final = {moment: place for place, moment in enumerate(Moment)}
 
 
 class Moments:

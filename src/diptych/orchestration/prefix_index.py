@@ -8,31 +8,32 @@ there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diptych.domain.errors import Bug
 from diptych.domain.ids import BlockHash, BlockId, DomainId, WorkerId
 
+_SHARED: Final = 1
+"""Bit of an entry: others have cached the block, too."""
+_HOLDER: Final = 0xFFFFE
+"""Bits that say who has the block; those above say which of its blocks it is."""
+_BLOCK: Final = 20
+"""The first of those."""
 
-class Copy:
-    """One worker's copy of a block, and the copies that others cached after it."""
-
-    __slots__ = ("block_id", "holder", "next")
-
-    def __init__(self, holder: Holder, block_id: BlockId) -> None:
-        self.holder = holder
-        self.block_id = block_id
-        self.next: Copy | None = None
+# An entry is one number and not an object: there is one for every cached block, they are made and given up
+# all the time, and what is looked up at random should be small.
 
 
 class Holder:
-    """One worker's cached blocks. ``copies`` are those of its whole domain."""
+    """One worker's cached blocks."""
 
-    __slots__ = ("alone", "blocks", "copies", "owner")
+    __slots__ = ("alone", "blocks", "domain", "mark", "owner")
 
-    def __init__(self, owner: WorkerId, copies: dict[BlockHash, Copy]) -> None:
+    def __init__(self, owner: WorkerId, domain: _Domain, mark: int) -> None:
         self.owner = owner
-        self.copies = copies
+        self.domain = domain
+        self.mark = mark
+        """Its number in the domain, as it stands in an entry."""
         self.blocks = 0
         """How many it has."""
         self.alone: Holders = (self,)
@@ -40,19 +41,110 @@ class Holder:
 
     def ids(self, hashes: Sequence[BlockHash]) -> tuple[BlockId, ...]:
         """Its blocks with these hashes, all of which it has."""
-        return tuple([self._own(self.copies[it]).block_id for it in hashes])
-
-    def _own(self, first: Copy) -> Copy:
-        copy: Copy | None = first
-        while copy is not None:
-            if copy.holder is self:
-                return copy
-            copy = copy.next
-        raise Bug(f"{self.owner} has no copy of a block that it is asked for")
+        return tuple([self.domain.block_of(it, self) for it in hashes])
 
 
 Holders: TypeAlias = tuple[Holder, ...]
 """Who has one block, in the order in which they cached it."""
+
+
+class _Domain:
+    """The cached blocks of one memory domain."""
+
+    __slots__ = ("_free", "_holders", "first", "more")
+
+    def __init__(self) -> None:
+        self.first: dict[BlockHash, int] = {}
+        """Who cached a block first."""
+        self.more: dict[BlockHash, list[int]] = {}
+        """Who did after that, where anybody did."""
+        self._holders: list[Holder] = []
+        self._free: list[int] = []
+
+    def enter(self, owner: WorkerId) -> Holder:
+        """A holder with a number of its own."""
+        if self._free:
+            number = self._free.pop()
+            holder = self._holders[number] = Holder(owner, self, number << 1)
+            return holder
+        number = len(self._holders)
+        if number << 1 > _HOLDER:
+            raise Bug(f"{number} workers have cached blocks in one memory domain")
+        holder = Holder(owner, self, number << 1)
+        self._holders.append(holder)
+        return holder
+
+    def leave(self, holder: Holder) -> None:
+        """It has nothing any more."""
+        self.remove(holder, list(self.first))
+        self._free.append(holder.mark >> 1)
+
+    def holders_of(self, block_hash: BlockHash, entry: int) -> Holders:
+        """Whoever has the block that ``entry`` is of."""
+        holder = self._holders[(entry & _HOLDER) >> 1]
+        if not entry & _SHARED:
+            return holder.alone
+        return (holder, *[self._holders[(it & _HOLDER) >> 1] for it in self.more[block_hash]])
+
+    def block_of(self, block_hash: BlockHash, holder: Holder) -> BlockId:
+        """The holder's own. Raises `Bug` if it has none."""
+        entry = self.first[block_hash]
+        if entry & _HOLDER == holder.mark:
+            return BlockId(entry >> _BLOCK)
+        for other in self.more.get(block_hash, ()):
+            if other & _HOLDER == holder.mark:
+                return BlockId(other >> _BLOCK)
+        raise Bug(f"{holder.owner} has no copy of a block that it is asked for")
+
+    def add(self, holder: Holder, hashes: tuple[BlockHash, ...], block_ids: tuple[BlockId, ...]) -> None:
+        """It has these blocks from now on."""
+        first, mark, known = self.first, holder.mark, len(self.first)
+        for i in range(len(hashes)):
+            entry = block_ids[i] << _BLOCK | mark
+            there = first.setdefault(hashes[i], entry)  # one look: mostly nobody has it
+            if len(first) > known:
+                known += 1
+                holder.blocks += 1
+            elif there & _HOLDER == mark:
+                first[hashes[i]] = entry | there & _SHARED
+            elif _join(self.more.setdefault(hashes[i], []), entry):
+                first[hashes[i]] = there | _SHARED
+                holder.blocks += 1
+
+    def remove(self, holder: Holder, hashes: Sequence[BlockHash]) -> None:
+        """It has them no more."""
+        first, mark = self.first, holder.mark
+        for block_hash in hashes:
+            entry = first.pop(block_hash, None)  # one look: mostly nobody else has it
+            if entry is None:
+                continue
+            if entry & _SHARED:
+                first[block_hash] = self._without(holder, block_hash, entry)
+            elif entry & _HOLDER == mark:
+                holder.blocks -= 1
+            else:
+                first[block_hash] = entry
+
+    def _without(self, holder: Holder, block_hash: BlockHash, first: int) -> int:
+        """The first entry of a block that several have, when this one has it no more."""
+        entries = [first & ~_SHARED, *self.more[block_hash]]
+        left = [it for it in entries if it & _HOLDER != holder.mark]
+        holder.blocks -= len(entries) - len(left)
+        if len(left) > 1:
+            self.more[block_hash] = left[1:]
+            return left[0] | _SHARED
+        del self.more[block_hash]
+        return left[0]
+
+
+def _join(entries: list[int], entry: int) -> bool:
+    """Add an entry behind the others, or put it in the place of its holder's. Whether it is a new one."""
+    for i in range(len(entries)):
+        if entries[i] & _HOLDER == entry & _HOLDER:
+            entries[i] = entry
+            return False
+    entries.append(entry)
+    return True
 
 
 class Stretch:
@@ -70,11 +162,14 @@ class PrefixIndex:
     """One prompt cache per domain, whoever computed the blocks."""
 
     def __init__(self) -> None:
-        self._domains: dict[DomainId, dict[BlockHash, Copy]] = {}
-        """The first copy of each block."""
+        self._domains: dict[DomainId, _Domain] = {}
         self._holders: dict[WorkerId, Holder] = {}
         self.additions = 0
         """How often somebody said that blocks can be found now."""
+
+    def __len__(self) -> int:
+        """Blocks that can be found anywhere, each once for each domain."""
+        return sum(len(domain.first) for domain in self._domains.values())
 
     def cached(
         self,
@@ -85,52 +180,50 @@ class PrefixIndex:
     ) -> None:
         """``owner`` can be asked for these blocks from now on."""
         self.additions += 1
-        copies = self._domains.get(domain)
-        if copies is None:
-            copies = self._domains[domain] = {}
-        holder = self._holders.get(owner)
-        if holder is None:
-            holder = self._holders[owner] = Holder(owner, copies)
         if len(hashes) != len(block_ids):
             raise Bug(f"{owner} names {len(hashes)} hashes for {len(block_ids)} blocks")
-        for i in range(len(hashes)):
-            there = copies.get(hashes[i])
+        holder = self._holders.get(owner)
+        if holder is None:
+            there = self._domains.get(domain)
             if there is None:
-                copies[hashes[i]] = Copy(holder, block_ids[i])
-                holder.blocks += 1
-            elif _join(there, holder, block_ids[i]):
-                holder.blocks += 1
+                there = self._domains[domain] = _Domain()
+            holder = self._holders[owner] = there.enter(owner)
+        holder.domain.add(holder, hashes, block_ids)
 
-    def evicted(self, domain: DomainId, owner: WorkerId, hashes: Sequence[BlockHash]) -> None:
+    def evicted(self, owner: WorkerId, hashes: Sequence[BlockHash]) -> None:
         """It can not any more."""
         holder = self._holders.get(owner)
         if holder is not None:
-            self._remove(self._domains.get(domain, {}), holder, hashes)
+            holder.domain.remove(holder, hashes)
 
-    def forget(self, domain: DomainId, owner: WorkerId) -> None:
+    def forget(self, owner: WorkerId) -> None:
         """The owner is dead, and what it had cached can not be asked for."""
         holder = self._holders.pop(owner, None)
         if holder is not None:
-            copies = self._domains.get(domain, {})
-            self._remove(copies, holder, list(copies))
+            holder.domain.leave(holder)
 
     def leading(self, domain: DomainId, hashes: Sequence[BlockHash]) -> list[Stretch]:
         """The longest leading run that is cached somewhere, cut where its holders change."""
-        copies = self._domains.get(domain)
+        there = self._domains.get(domain)
         run: list[Stretch] = []
-        if not copies:
+        if there is None:
             return run
+        first = there.first
         start = stop = 0
         last: Holders = ()
+        before = -1
         for block_hash in hashes:
-            copy = copies.get(block_hash)
-            if copy is None:
+            entry = first.get(block_hash)
+            if entry is None:
                 break
-            holders = copy.holder.alone if copy.next is None else _holders(copy)
-            if holders is not last and holders != last:
-                if last:
-                    run.append(Stretch(start, stop, last))
-                start, last = stop, holders
+            who = entry & (_HOLDER | _SHARED)
+            if who != before or who & _SHARED:
+                before = who
+                holders = there.holders_of(block_hash, entry)
+                if holders != last:
+                    if last:
+                        run.append(Stretch(start, stop, last))
+                    start, last = stop, holders
             stop += 1
         if last:
             run.append(Stretch(start, stop, last))
@@ -144,48 +237,3 @@ class PrefixIndex:
     def owners(self) -> tuple[WorkerId, ...]:
         """All who have something cached."""
         return tuple(sorted([owner for owner, holder in self._holders.items() if holder.blocks]))
-
-    def _remove(self, copies: dict[BlockHash, Copy], holder: Holder, hashes: Sequence[BlockHash]) -> None:
-        for block_hash in hashes:
-            first = copies.get(block_hash)
-            if first is None:
-                continue
-            if first.holder is not holder:
-                holder.blocks -= _leave(first, holder)
-                continue
-            holder.blocks -= 1
-            if first.next is None:
-                del copies[block_hash]
-            else:
-                copies[block_hash] = first.next
-
-
-def _join(copy: Copy, holder: Holder, block_id: BlockId) -> bool:
-    """Add a copy behind the others, or say where the holder's own is now. Whether it is a new one."""
-    while copy.holder is not holder:
-        if copy.next is None:
-            copy.next = Copy(holder, block_id)
-            return True
-        copy = copy.next
-    copy.block_id = block_id
-    return False
-
-
-def _leave(copy: Copy, holder: Holder) -> bool:
-    """Take the holder's copy out of those behind this one; whether there was one."""
-    following = copy.next
-    while following is not None:
-        if following.holder is holder:
-            copy.next = following.next
-            return True
-        copy, following = following, following.next
-    return False
-
-
-def _holders(first: Copy) -> Holders:
-    found: list[Holder] = []
-    copy: Copy | None = first
-    while copy is not None:
-        found.append(copy.holder)
-        copy = copy.next
-    return tuple(found)

@@ -90,7 +90,7 @@ class Router:
     def _plan(
         self, job: Job, choice: Choice, fit: int, considered: Considered, needs: dict[int, Need]
     ) -> Plan:
-        _, _, _, _, prefill, decode, hits = choice.cell
+        prefill, decode, hits = choice.cell.prefill, choice.cell.decode, choice.cell.hits
         need = needs[decode.block_tokens]
         streamed = prefill.domain_id != decode.domain_id
         if prefill is decode:
@@ -114,7 +114,11 @@ class Router:
             attempt=job.attempts + 1,
             prefill_worker=prefill.worker_id,
             decode_worker=decode.worker_id,
-            reason=_reason(pair, choice.score, fit, self._floor.relaxed),
+            fit=fit,
+            score=choice.score,
+            tokens=need.tokens,
+            cached_tokens=pair.cached_tokens,
+            relaxed=self._floor.relaxed,
             considered=considered,
         )
         return Plan(pair, placement)
@@ -131,10 +135,3 @@ def _least(alone: Sequence[AloneView], splits: Sequence[SplitView]) -> Obstacle:
 
 def _least_of(views: Sequence[AloneView] | Sequence[PrefillView] | Sequence[DecodeView]) -> Obstacle:
     return max([obstacle_of(view.obstruction) for view in views], default=Obstacle.NEVER)
-
-
-def _reason(pair: Pair, score: float, fit: int, relaxed: str) -> str:
-    prefill, decode = pair.prefill.worker_id, pair.decode.worker_id
-    where = f"{prefill} → {decode}" if pair.split else decode
-    choice = f"{where}: best of {fit} with {score:.3f}, {pair.cached_tokens} of {pair.tokens} tokens cached"
-    return f"{choice}; {relaxed}" if relaxed else choice

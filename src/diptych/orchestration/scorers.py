@@ -5,16 +5,18 @@ Knows: what each virtue is. Does not know: workers, how predictions come about.
 
 from __future__ import annotations
 
-TTFT_WEIGHT = 0.45
+from typing import Final
+
+TTFT_WEIGHT: Final = 0.45
 """Soon to the first token: the target (or, without one, the best of all) over the prediction."""
 
-TPOT_WEIGHT = 0.3
+TPOT_WEIGHT: Final = 0.3
 """Even output for all who decode there: the target (or the best of all) over the prediction."""
 
-ROOM_WEIGHT = 0.15
+ROOM_WEIGHT: Final = 0.15
 """Memory left on the decode worker: who is nearly full bounces sooner."""
 
-LOCAL_WEIGHT = 0.1
+LOCAL_WEIGHT: Final = 0.1
 """Cached blocks where they are read: each lease is a round trip and pins blocks of somebody else."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from heapq import heappop, heappush
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Timer(StrEnum):
@@ -32,7 +32,7 @@ class TimerKey(NamedTuple):
     number: int = 0
 
 
-STALE_ENTRIES = 256
+STALE_ENTRIES: Final = 256
 """So many may lie in the heap beside as many as are live."""
 
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -29,10 +30,10 @@ DECODE_FIXED_SHARE = 0.7
 """Share of a decode step that does not grow with the batch (reading the weights). An assumption: totals of
 steps and tokens alone can not tell the two parts apart."""
 
-MEMORY_BUSY_S = 5.0
+MEMORY_BUSY_S: Final = 5.0
 """Busy seconds after which an observation has lost all but 1/e of its weight."""
 
-MEMORY_HANDOFFS = 10.0
+MEMORY_HANDOFFS: Final = 10.0
 """Handoffs after which an observation has lost all but 1/e of its weight."""
 
 

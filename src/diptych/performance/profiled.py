@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp
+from typing import Final
 
 from diptych.domain.errors import Bug
 from diptych.domain.fleet import LinkSpec
@@ -18,11 +19,11 @@ from diptych.domain.worker import WorkerStats
 from diptych.performance.estimate import MEMORY_BUSY_S, MEMORY_HANDOFFS, CostModel
 from diptych.performance.steps import StepModel
 
-MOST_CORRECTION = 10.0
+MOST_CORRECTION: Final = 10.0
 """A model that is wrong by more than this factor is the wrong model: no single observation counts for
 more."""
 
-LEAST_BUSY_S = 1.0
+LEAST_BUSY_S: Final = 1.0
 """Busy seconds that a comparison takes in at least: reports may come with every step."""
 
 KEPT_PROMPTS = 4096
@@ -83,7 +84,7 @@ class ProfiledCost(CostModel):
     def prefill_s(self, worker_id: WorkerId, new_tokens: int, cached_tokens: int) -> float:
         """See `CostModel`."""
         seen = self._seen(worker_id)
-        seen.prompt = (new_tokens, cached_tokens)
+        seen.new_tokens, seen.cached_tokens = new_tokens, cached_tokens
         return seen.prefill_ratio * seen.speed.prompt_s(new_tokens, cached_tokens)
 
     def decode_step_s(self, worker_id: WorkerId, batch: int, context_tokens: int) -> float:
@@ -157,7 +158,8 @@ class _Speed:
         """Seconds of one step that only decodes."""
         lines = self.model.decode_lines(batch)
         if len(lines) == 1:
-            return lines[0].fixed_s + lines[0].per_context_token_s * context_tokens
+            line = lines[0]
+            return line.fixed_s + line.per_context_token_s * context_tokens
         return max([line.fixed_s + line.per_context_token_s * context_tokens for line in lines])
 
     def _prompt_s(self, new_tokens: int, cached_tokens: int) -> float:
@@ -182,11 +184,12 @@ class _Seen:
     """One worker: what was known of it, and what it has shown since."""
 
     __slots__ = (
+        "cached_tokens",
         "context_tokens",
         "decode_ratio",
         "handoff_more_s",
+        "new_tokens",
         "prefill_ratio",
-        "prompt",
         "speed",
         "totals",
         "worker",
@@ -199,7 +202,9 @@ class _Seen:
         self.prefill_ratio = 1.0
         self.decode_ratio = 1.0
         self.handoff_more_s = 0.0
-        self.prompt: tuple[int, int] = (0, 0)
+        self.new_tokens = 0
+        self.cached_tokens = 0
+        """Of one prompt, as last asked."""
         self.context_tokens = 0.0
         """Of one sequence, as last asked: reports count steps and tokens, not contexts."""
 
@@ -231,9 +236,8 @@ class _Seen:
 
     def _mixed_s(self, prompt_tokens: float, batch: float) -> float:
         """A step in the middle of the prompts that were asked about last."""
-        new_tokens, cached_tokens = self.prompt
         sequences = round(batch)
-        chunk = (max(1, round(prompt_tokens)), cached_tokens + new_tokens // 2)
+        chunk = (max(1, round(prompt_tokens)), self.cached_tokens + self.new_tokens // 2)
         return self.speed.model.step_s((chunk,), sequences, round(sequences * self.context_tokens))
 
 

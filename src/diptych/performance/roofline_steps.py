@@ -32,7 +32,7 @@ from diptych.performance.roofline import (
     prompt_load,
     roof_s,
 )
-from diptych.performance.steps import Chunks, Line
+from diptych.performance.steps import Chunks, Line, StepModel
 from diptych.performance.work import (
     ACTIVATION_BYTES,
     MEMORY_USE,
@@ -66,7 +66,7 @@ class Utilisation(NamedTuple):
     bandwidth: float
 
 
-class RooflineSteps:
+class RooflineSteps(StepModel):
     """See `StepModel`. Lines in the summed context; equal questions get equal answers."""
 
     def __init__(
@@ -98,7 +98,8 @@ class RooflineSteps:
         if not chunks:
             if not decodes:
                 return 0.0
-            return max(a + b * context_tokens for a, b in self.decode_lines(decodes))
+            lines = self.decode_lines(decodes)
+            return max(it.fixed_s + it.per_context_token_s * context_tokens for it in lines)
         if self._flat:
             return self._flat_s(chunks, decodes, context_tokens)
         return self.cost(chunks, decodes, context_tokens).total_s

@@ -1,17 +1,20 @@
 """Seconds of one step of one worker: the only question that the simulator's clock and live placement ask of
 hardware.
 
-Knows: the `StepModel` protocol, and `FittedSteps` for measured profiles. Does not know: chips, policies,
+Knows: the `StepModel` question, and `FittedSteps` for measured profiles. Does not know: chips, policies,
 clocks.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
+
+from mypy_extensions import mypyc_attr
 
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec, RatesSpec
 
@@ -28,30 +31,37 @@ Chunks: TypeAlias = Sequence[tuple[int, int]]
 """Each a `Chunk`, or a pair like it."""
 
 
-class Line(NamedTuple):
+class Line:
     """``fixed_s + per_context_token_s · context_tokens``, context summed over the batch."""
 
-    fixed_s: float
-    per_context_token_s: float
+    __slots__ = ("fixed_s", "per_context_token_s")
+
+    def __init__(self, fixed_s: float, per_context_token_s: float) -> None:
+        self.fixed_s = fixed_s
+        self.per_context_token_s = per_context_token_s
 
 
-class StepModel(Protocol):
-    """A worker's speed. Every answer is finite and not negative; equal questions get equal answers."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class StepModel(ABC):
+    """A worker's speed. Every answer is finite and not negative; equal questions get equal answers.
+
+    A base class and not a protocol, as `CostModel` and for its reason.
+    """
 
     @property
+    @abstractmethod
     def kv_tokens(self) -> int:
         """Tokens of KV that the worker holds."""
-        ...
 
+    @abstractmethod
     def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """Seconds of a step that computes ``chunks`` and one token for
         each of ``decodes`` sequences, which have ``context_tokens`` tokens before it altogether."""
-        ...
 
+    @abstractmethod
     def decode_lines(self, decodes: int) -> tuple[Line, ...]:
         """The step that only decodes, as a function of the context: the highest of these lines. So a run of
         steps over an unchanged batch has a closed form. Agrees with `step_s` for no chunks."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ def table(rows: Sequence[tuple[int, float]]) -> Table:
     return Table(tuple(key for key, _ in rows), tuple(value for _, value in rows))
 
 
-class FittedSteps:
+class FittedSteps(StepModel):
     """A `ProfileSpec` as a `StepModel`; its docstring has the formulas."""
 
     def __init__(self, profile: ProfileSpec) -> None:

@@ -7,10 +7,8 @@ orchestrator and the schedulers are the production ones), what is measured.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from heapq import heappop, heappush
-from typing import Any, NamedTuple, Protocol, assert_never
+from typing import NamedTuple, Protocol, assert_never
 
 from diptych.domain.commands import (
     Command,
@@ -42,15 +40,13 @@ from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.report import RequestReport
 from diptych.domain.request import Request
 from diptych.orchestration.core import Orchestrator
+from diptych.planning.agenda import OTHERS, STEP_ENDS, Agenda, Call, Coming
 from diptych.planning.host import Host
 from diptych.planning.link import VirtualLink
 from diptych.planning.sessions import Sessions
-from diptych.planning.worker import FILLER, Live, VirtualWorker
+from diptych.planning.worker import FILLER, Live, Timeline, VirtualWorker
 from diptych.scheduling import Fetch
 from diptych.workload.record import Arrival
-
-STEP_ENDS, OTHERS = 0, 1
-"""Of things that happen at the same instant, the ends of steps come first."""
 
 Journal = Callable[[float, Event, list[Command]], None]
 """As the real driver's: every event with its time and the commands that it caused, in order."""
@@ -82,7 +78,7 @@ class Audience(Protocol):
         ...
 
 
-class VirtualDriver:
+class VirtualDriver(Timeline):
     """Runs a workload to its end. All methods but `run` are called by the heap or by workers."""
 
     def __init__(
@@ -110,9 +106,7 @@ class VirtualDriver:
         self._workers: dict[WorkerId, VirtualWorker] = {}
         self._arrivals: dict[RequestId, Arrival] = {}
         self._sessions = Sessions()
-        self._heap: list[tuple[float, int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._ready: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._pushed = 0
+        self._agenda = Agenda()
         self._numbered = 0
         self._wish_s: float | None = None
         self._alarm_s: float | None = None
@@ -127,23 +121,24 @@ class VirtualDriver:
         nothing will ever wake."""
         self._source = arrivals
         self._pull()
-        heap, ready = self._heap, self._ready
+        agenda = self._agenda
         while True:
-            while ready:
-                action, values = ready.popleft()
-                action(*values)
-            if not heap or self._done():
+            agenda.settle()
+            if agenda.empty() or self._done():
                 return
             if self._host is not None and self._host.share(self.now_s):
                 continue
-            t_s, _, _, action, values = heappop(heap)
-            self.now_s = max(self.now_s, t_s)
-            action(*values)
+            t_s, _, _, what = agenda.pop()
+            if t_s > self.now_s:
+                self.now_s = t_s
+            what.happen()
 
-    def at(self, t_s: float, action: Callable[..., None], *values: object, order: int = OTHERS) -> None:
+    def at(self, t_s: float, action: Callable[..., None], *values: object) -> None:
         """Call ``action`` at ``t_s``, or now if that has passed."""
-        self._pushed += 1
-        heappush(self._heap, (max(t_s, self.now_s), order, self._pushed, action, values))
+        self._at(t_s, Call(action, values))
+
+    def _at(self, t_s: float, what: Coming) -> None:
+        self._agenda.at(t_s if t_s > self.now_s else self.now_s, OTHERS, what)
 
     def _done(self) -> bool:
         return self._exhausted and not (self._arrivals or self._coming or self._sessions.waiting)
@@ -156,9 +151,10 @@ class VirtualDriver:
         if arrival is None:
             self._exhausted = True
         else:
-            self.at(arrival.t_s, self._due, arrival)
+            self._at(arrival.t_s, _Due(self, arrival))
 
-    def _due(self, arrival: Arrival) -> None:
+    def due(self, arrival: Arrival) -> None:
+        """An arrival's time has come; if its session is not ready for it, it waits."""
         self._pull()
         t_s = self.now_s if arrival.session_id is None else self._sessions.hold(arrival)
         if t_s is None:
@@ -219,17 +215,16 @@ class VirtualDriver:
 
     def say(self, worker: VirtualWorker, report: StepReport) -> None:
         """See `Timeline`."""
-        self._ready.append((self._heard, (worker, report)))
+        self._agenda.soon(_Report(self, worker, report))
 
     def wake_at(self, worker: VirtualWorker, t_s: float, ticket: int) -> None:
         """See `Timeline`."""
-        self._pushed += 1
-        heappush(self._heap, (t_s, STEP_ENDS, self._pushed, self._wake, (worker, ticket)))
+        self._agenda.at(t_s, STEP_ENDS, _Wake(self, worker, ticket))
 
     def fetch(self, worker: VirtualWorker, fetch: Fetch) -> None:
         """See `Timeline`."""
         if self._link is None:
-            self._ready.append((worker.fetched, (fetch, self.now_s, True)))
+            self._agenda.soon(Call(worker.fetched, (fetch, self.now_s, True)))
             return
         live = self.lives.get(fetch.request_id)
         took_s = 0.0 if live is None else max(0.0, live.last_token_s - live.prefill_started_s)
@@ -238,17 +233,18 @@ class VirtualDriver:
         self.at(t_s, self._fetched, worker, fetch)
 
     def _fetched(self, worker: VirtualWorker, fetch: Fetch) -> None:
-        if self._workers.get(worker.worker_id) is worker:
+        if self.living(worker):
             worker.fetched(fetch, self.now_s, fetch.source in self._workers)
 
-    def _wake(self, worker: VirtualWorker, ticket: int) -> None:
-        if self._workers.get(worker.worker_id) is worker:
-            worker.wake(ticket, self.now_s)
+    def living(self, worker: VirtualWorker) -> bool:
+        """Whether it is the living incarnation."""
+        return self._workers.get(worker.worker_id) is worker
 
-    def _heard(self, worker: VirtualWorker, report: StepReport) -> None:
-        worker_id, incarnation, t_s = worker.worker_id, worker.incarnation, report.t_s
-        if self._workers.get(worker_id) is not worker:
+    def hear(self, worker: VirtualWorker, report: StepReport) -> None:
+        """What a worker has said; the dead are not heard."""
+        if not self.living(worker):
             return
+        worker_id, incarnation, t_s = worker.worker_id, worker.incarnation, report.t_s
         for event in report.events:
             streamed = self._note(event, t_s)
             self._decide(WorkerSaid(worker_id, incarnation, t_s, event, streamed))
@@ -292,7 +288,7 @@ class VirtualDriver:
         elif type(command) is WakeAt:
             self._wake_core_at(command.t_s)
         elif type(command) is KillWorker:
-            self._ready.append((self.lose, (command.worker_id, command.reason)))
+            self._agenda.soon(Call(self.lose, (command.worker_id, command.reason)))
         else:
             assert_never(command)
 
@@ -302,14 +298,11 @@ class VirtualDriver:
             return
         command = send.command
         delay_s = self._delays[send.worker_id].of(command)
+        order = _Order(self, worker, command)
         if delay_s > 0:
-            self.at(self.now_s + delay_s, self._obey, worker, command)
-            return
-        self._ready.append((self._obey, (worker, command)))
-
-    def _obey(self, worker: VirtualWorker, command: WorkerCommand) -> None:
-        if self._workers.get(worker.worker_id) is worker:
-            worker.accept(command, self.now_s)
+            self._at(self.now_s + delay_s, order)
+        else:
+            self._agenda.soon(order)
 
     def _wake_core_at(self, t_s: float) -> None:
         """The newest wish counts. A wish that moves later costs nothing until the old time has come."""
@@ -329,3 +322,64 @@ class VirtualDriver:
         else:
             self._wish_s = None
             self._decide(Tick())
+
+
+class _Due(Coming):
+    """An arrival of the workload."""
+
+    __slots__ = ("_arrival", "_driver")
+
+    def __init__(self, driver: VirtualDriver, arrival: Arrival) -> None:
+        self._driver = driver
+        self._arrival = arrival
+
+    def happen(self) -> None:
+        """See `Coming`."""
+        self._driver.due(self._arrival)
+
+
+class _Wake(Coming):
+    """The end of a worker's step, if it does not end otherwise before."""
+
+    __slots__ = ("_driver", "_ticket", "_worker")
+
+    def __init__(self, driver: VirtualDriver, worker: VirtualWorker, ticket: int) -> None:
+        self._driver = driver
+        self._worker = worker
+        self._ticket = ticket
+
+    def happen(self) -> None:
+        """See `Coming`."""
+        if self._driver.living(self._worker):
+            self._worker.wake(self._ticket, self._driver.now_s)
+
+
+class _Report(Coming):
+    """What a worker says."""
+
+    __slots__ = ("_driver", "_report", "_worker")
+
+    def __init__(self, driver: VirtualDriver, worker: VirtualWorker, report: StepReport) -> None:
+        self._driver = driver
+        self._worker = worker
+        self._report = report
+
+    def happen(self) -> None:
+        """See `Coming`."""
+        self._driver.hear(self._worker, self._report)
+
+
+class _Order(Coming):
+    """A command on its way to a worker."""
+
+    __slots__ = ("_command", "_driver", "_worker")
+
+    def __init__(self, driver: VirtualDriver, worker: VirtualWorker, command: WorkerCommand) -> None:
+        self._driver = driver
+        self._worker = worker
+        self._command = command
+
+    def happen(self) -> None:
+        """See `Coming`."""
+        if self._driver.living(self._worker):
+            self._worker.accept(self._command, self._driver.now_s)

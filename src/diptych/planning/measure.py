@@ -10,17 +10,18 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from math import ceil, exp, floor, log
+from typing import Final
 
 import msgspec
 
 EXACT_SAMPLES = 131_072
 """So many samples of a metric are kept as they are; beyond, they are counted in buckets."""
 
-BUCKET_RATIO = 1.001
+BUCKET_RATIO: Final = 1.001
 """Width of a bucket: percentiles of very long runs are exact to 0.05 %."""
 
-_LOG_RATIO = log(BUCKET_RATIO)
-_SMALLEST_S = 1e-9
+_LOG_RATIO: Final = log(BUCKET_RATIO)
+_SMALLEST_S: Final = 1e-9
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

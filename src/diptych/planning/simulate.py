@@ -32,6 +32,9 @@ from diptych.planning.worker import VirtualWorker
 from diptych.scheduling import Scheduler
 from diptych.workload.record import Workload
 
+BETWEEN_COLLECTIONS = 500_000
+"""Containers that a run makes, less those it gives up, between two looks for cycles."""
+
 
 class Simulation:
     """One run, put together but not started; tests look inside, everyone else calls `simulate`."""
@@ -237,10 +240,10 @@ def virtual_limits(limits: LimitsSpec) -> LimitsSpec:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """A run makes many objects and few cycles: looking for cycles as often as usual costs a tenth of its
-    time."""
+    """A run makes many objects and next to no cycles: looking for cycles as often as usual costs a tenth of
+    its time."""
     usual = gc.get_threshold()
-    gc.set_threshold(200_000, 20, 20)
+    gc.set_threshold(BETWEEN_COLLECTIONS, 20, 20)
     try:
         yield
     finally:

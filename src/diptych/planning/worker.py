@@ -13,9 +13,12 @@ way is planned one by one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, TypeAlias, cast
+
+from mypy_extensions import mypyc_attr
 
 from diptych.domain.commands import StartDecode, StartPrefill, WorkerCommand
 from diptych.domain.events import Bounced, Dropped, Finished, PrefillDone, StepReport, WorkerEvent
@@ -26,9 +29,9 @@ from diptych.performance.steps import Line, StepModel, run_s, steps_within
 from diptych.planning.measure import Buckets
 from diptych.scheduling import Fetch, Scheduler, StepShape
 
-FILLER = TokenId(1)
+FILLER: Final = TokenId(1)
 """What a modelled engine samples until the output is complete."""
-END = TokenId(0)
+END: Final = TokenId(0)
 """What it samples then: every simulated request has it as its stop token."""
 
 _Parting: TypeAlias = Finished | Bounced | Dropped | PrefillDone
@@ -36,7 +39,7 @@ _Parting: TypeAlias = Finished | Bounced | Dropped | PrefillDone
 _PARTINGS: Final = frozenset[type[WorkerEvent]]((Finished, Bounced, Dropped, PrefillDone))
 """The same, to be asked for by type: asking each class whether it has this instance costs far more."""
 
-SHORTEST_LEAP = 2
+SHORTEST_LEAP: Final = 2
 """Steps from which a leap is cheaper than stepping."""
 
 
@@ -54,20 +57,21 @@ class Live:
         self.prefill_started_s = 0.0
 
 
-class Timeline(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Timeline(ABC):
     """The driver's side of a worker."""
 
+    @abstractmethod
     def say(self, worker: VirtualWorker, report: StepReport) -> None:
         """Deliver a report."""
-        ...
 
+    @abstractmethod
     def wake_at(self, worker: VirtualWorker, t_s: float, ticket: int) -> None:
         """Call `VirtualWorker.wake` with ``ticket`` at ``t_s``."""
-        ...
 
+    @abstractmethod
     def fetch(self, worker: VirtualWorker, fetch: Fetch) -> None:
         """Bring these blocks, then call `VirtualWorker.fetched`."""
-        ...
 
 
 class _Row:
@@ -154,9 +158,9 @@ class VirtualWorker:
         if self._halted:
             return
         self._settle(now_s)
-        if isinstance(command, StartPrefill):
+        if type(command) is StartPrefill:
             self._meet(command.work.request_id, command.work.attempt)
-        elif isinstance(command, StartDecode):
+        elif type(command) is StartDecode:
             self._meet(command.request_id, command.attempt)
         self._say(now_s, self.scheduler.handle(command))
         for fetch in self.scheduler.drain_fetches():

@@ -6,6 +6,8 @@ step, when one is due.
 
 from __future__ import annotations
 
+from typing import Final
+
 from diptych.domain.errors import Bug
 from diptych.domain.events import Bounced, Dropped, Finished, WorkerEvent
 from diptych.domain.ids import RequestId
@@ -15,6 +17,11 @@ from diptych.scheduling.block_pool import BlockPool
 from diptych.scheduling.holding import give_back
 from diptych.scheduling.queues import Roster
 from diptych.scheduling.sequence import Sequence
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_DECODE: Final = Phase.DECODE
+_PREFILL: Final = Phase.PREFILL
 
 
 class Attempts:
@@ -69,8 +76,8 @@ class Attempts:
         batch = self.flight
         if batch is None or not sequence.running:
             return False
-        if sequence.phase is Phase.DECODE:
-            return sequence in self._roster.decodes.sequences[: batch.decodes]
+        if sequence.phase is _DECODE:
+            return self._roster.decodes.among_first(sequence, batch.decodes)
         return any(item is sequence for item, _ in batch.chunks)
 
     def settle_drop(self, sequence: Sequence) -> None:
@@ -112,7 +119,7 @@ class Attempts:
     def decode_of(self, request_id: RequestId) -> Sequence | None:
         """The latest attempt, if it decodes in the step under way and was not dropped."""
         sequence = self._latest.get(request_id)
-        if sequence is None or sequence.phase is Phase.PREFILL or sequence.dropped:
+        if sequence is None or sequence.phase is _PREFILL or sequence.dropped:
             return None
         return sequence if self._computes(sequence) else None
 
@@ -120,7 +127,7 @@ class Attempts:
         """Decodes of the step under way that end with it."""
         if not self._ending:
             return []
-        return [item for item in self._ending.values() if item.running and item.phase is Phase.DECODE]
+        return [item for item in self._ending.values() if item.running and item.phase is _DECODE]
 
     def check(self) -> None:
         """Raise `Bug` unless everyone known waits or runs."""

@@ -126,7 +126,7 @@ class BlockPool:
             raise Bug(f"wants {blocks} blocks, {self.available_blocks} are available")
         return self._obtain(blocks)
 
-    def hold(self, block_ids: Iterable[BlockId]) -> None:
+    def hold(self, block_ids: list[BlockId]) -> None:
         """One more reference to each of these held or idle blocks. An idle one costs an available block
         (`is_idle`)."""
         references = self._references
@@ -137,12 +137,13 @@ class BlockPool:
                 self._held += 1
             references[place] += 1
 
-    def release(self, block_ids: Sequence[BlockId]) -> None:
+    def release(self, block_ids: list[BlockId]) -> None:
         """Give up one reference to each. The last block falls idle first, so that a chain is evicted from
         its end: a block without its predecessors can't be found."""
         references = self._references
         gone: list[BlockId] = []
-        for block_id in reversed(block_ids):
+        for i in range(len(block_ids) - 1, -1, -1):
+            block_id = block_ids[i]
             place = self._place(block_id)
             held = references[place]
             if not held:
@@ -171,7 +172,7 @@ class BlockPool:
             block_id = self.find(block_hash)
             if block_id is None or (self._cache.is_idle(block_id) and self.available_blocks < 1):
                 break
-            self.hold((block_id,))
+            self.hold([block_id])
             run.append(block_id)
         if run:
             self._leases[lease_id] = tuple(run)
@@ -184,7 +185,7 @@ class BlockPool:
 
     def release_lease(self, lease_id: LeaseId) -> None:
         """The borrower is done. An unknown lease is ignored: it may never have come into being."""
-        self.release(self._leases.pop(lease_id, ()))
+        self.release(list(self._leases.pop(lease_id, ())))
 
     # ------------------------------------------------------------ prompt cache
 
@@ -192,12 +193,12 @@ class BlockPool:
         """The block with this content, if there is one."""
         return self._cache.block_of.get(block_hash)
 
-    def find_run(self, hashes: Iterable[BlockHash]) -> list[BlockId]:
-        """The blocks of the leading ``hashes``, up to the first that is not here."""
+    def find_run(self, hashes: list[BlockHash], most: int) -> list[BlockId]:
+        """The blocks of the leading ``hashes``, ``most`` at most, up to the first that is not here."""
         block_of = self._cache.block_of
         run: list[BlockId] = []
-        for block_hash in hashes:
-            block_id = block_of.get(block_hash)
+        for i in range(min(most, len(hashes))):
+            block_id = block_of.get(hashes[i])
             if block_id is None:
                 break
             run.append(block_id)

@@ -58,9 +58,9 @@ class Decodes:
 
     def leave(self, sequence: Sequence) -> None:
         """It does not decode here any more; nobody will ask for its tokens."""
-        self.sequences.remove(sequence)
-        if sequence in self.full:
-            self.full.remove(sequence)
+        if not take_out(self.sequences, sequence):
+            raise Bug(f"{sequence.request_id} leaves the decodes and is not among them")
+        take_out(self.full, sequence)
         self.context_tokens -= self.computed(sequence)
         self.unreserved -= not sequence.reserved_blocks
         self._count_stops(sequence, -1)
@@ -146,6 +146,11 @@ class Decodes:
 
     # ------------------------------------------------------------ looking at one
 
+    def among_first(self, sequence: Sequence, count: int) -> bool:
+        """Whether it is one of the ``count`` best."""
+        sequences = self.sequences
+        return any(sequences[place] is sequence for place in range(min(count, len(sequences))))
+
     def computed(self, sequence: Sequence) -> int:
         """Its KV tokens as of now."""
         return sequence.computed + self.round - sequence.round
@@ -181,7 +186,7 @@ class Decodes:
     # ------------------------------------------------------------ inside
 
     def _count_stops(self, sequence: Sequence, count: int) -> None:
-        for token_id in sequence.work.sampling.stop_token_ids:
+        for token_id in sequence.stops:
             self._stops[token_id] = self._stops.get(token_id, 0) + count
 
     def _watch(self, sequence: Sequence) -> None:
@@ -217,6 +222,15 @@ def _take(agenda: _Agenda, until: int) -> list[tuple[int, int, Sequence]]:
     while agenda and agenda[0][0] <= until:
         entries.append(heappop(agenda))
     return entries
+
+
+def take_out(sequences: list[Sequence], sequence: Sequence) -> bool:
+    """Whether it was there. (`list.remove` asks each whether it is equal, which costs ten times as much.)"""
+    for place in range(len(sequences)):
+        if sequences[place] is sequence:
+            del sequences[place]
+            return True
+    return False
 
 
 def insert(sequences: list[Sequence], sequence: Sequence) -> None:

@@ -3,38 +3,51 @@ words for a step; decides nothing."""
 
 from __future__ import annotations
 
-import msgspec
-
 from diptych.domain.ids import RequestId
 from diptych.domain.request import FinishReason, PromptLogprobs, Sampled, TokenOut
 from diptych.domain.step import NewSequence, Slice, StepResult
 from diptych.scheduling.sequence import Sequence
 
 
-class ChunkShape(msgspec.Struct, frozen=True, gc=False):
+class ChunkShape:
     """The share of one prompt in a step."""
 
-    request_id: RequestId
-    new_tokens: int
-    cached_tokens: int
-    """Tokens before it whose KV is there."""
-    sample: bool
-    """Whether it ends the prompt, so that the first token comes out of it."""
+    __slots__ = ("cached_tokens", "new_tokens", "request_id", "sample")
+
+    def __init__(self, request_id: RequestId, new_tokens: int, cached_tokens: int, sample: bool) -> None:
+        self.request_id = request_id
+        self.new_tokens = new_tokens
+        self.cached_tokens = cached_tokens
+        """Tokens before it whose KV is there."""
+        self.sample = sample
+        """Whether it ends the prompt, so that the first token comes out of it."""
 
 
-class StepShape(msgspec.Struct, frozen=True):
+class StepShape:
     """A step by its sizes, for who has no engine to run it: what a cost depends on, and who is in it."""
 
-    step: int
-    chunks: list[ChunkShape]
-    decodes: int
-    context_tokens: int
-    """KV tokens that stand before the step, over all decodes."""
-    imports: tuple[RequestId, ...]
-    """Decodes that begin with this step."""
-    left_out: tuple[RequestId, ...]
-    """Sequences that decode, but not in this step."""
-    copied_blocks: int
+    __slots__ = ("chunks", "context_tokens", "copied_blocks", "decodes", "imports", "left_out", "step")
+
+    def __init__(
+        self,
+        step: int,
+        chunks: list[ChunkShape],
+        decodes: int,
+        context_tokens: int,
+        imports: tuple[RequestId, ...],
+        left_out: tuple[RequestId, ...],
+        copied_blocks: int,
+    ) -> None:
+        self.step = step
+        self.chunks = chunks
+        self.decodes = decodes
+        self.context_tokens = context_tokens
+        """KV tokens that stand before the step, over all decodes."""
+        self.imports = imports
+        """Decodes that begin with this step."""
+        self.left_out = left_out
+        """Sequences that decode, but not in this step."""
+        self.copied_blocks = copied_blocks
 
 
 def decode_slice(sequence: Sequence) -> Slice:

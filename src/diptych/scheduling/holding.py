@@ -45,13 +45,25 @@ class PromptNeed:
 
 def prompt_need(sequence: Sequence, pool: BlockPool) -> PromptNeed:
     """Match the longest prefix of whole blocks, block 0 first: lent block, else cached block, else stop."""
-    hashes = sequence.leading_hashes(sequence.matchable_blocks)
     if sequence.borrowed:
+        hashes = sequence.leading_hashes(sequence.matchable_blocks)
         prefix, local = _match(sequence.borrowed, hashes, pool)
     else:
-        prefix = local = pool.find_run(hashes)
+        prefix = local = _found(sequence, sequence.matchable_blocks, pool)
     fresh = blocks_for(sequence.tokens, sequence.block_tokens) - len(prefix)
     return PromptNeed(prefix, local, pool.count_idle(local) if local else 0, fresh)
+
+
+def _found(sequence: Sequence, most: int, pool: BlockPool) -> list[BlockId]:
+    """The leading blocks that are cached here, ``most`` at most. Hashes that nobody has computed yet are
+    computed one by one, as far as they are found."""
+    run = pool.find_run(sequence.hashes, most)
+    while len(run) == len(sequence.hashes) < most:
+        block_id = pool.find(sequence.block_hash(len(run)))
+        if block_id is None:
+            break
+        run.append(block_id)
+    return run
 
 
 def _match(
@@ -107,7 +119,7 @@ def seat_import(sequence: Sequence, pool: BlockPool) -> tuple[tuple[BlockId, Blo
 def seat_fetch(sequence: Sequence, pool: BlockPool) -> bool:
     """Take own blocks for KV that stands in another memory domain. Leading blocks that are cached here are
     held instead of fetched; the promise for them goes back. False: no room, nothing has changed."""
-    held = pool.find_run(sequence.leading_hashes(sequence.full_blocks))
+    held = _found(sequence, sequence.full_blocks, pool)
     missing = len(sequence.imported_blocks) - len(held)
     if missing + pool.count_idle(held) > sequence.reserved_blocks + pool.available_blocks:
         return False

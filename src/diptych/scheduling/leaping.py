@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from diptych.domain.errors import Bug
 from diptych.domain.ids import TokenId
 from diptych.scheduling.batcher import Batcher
@@ -23,16 +21,19 @@ from diptych.scheduling.queues import Roster
 from diptych.scheduling.sequence import Sequence
 
 
-class Steady(msgspec.Struct, frozen=True, gc=False):
+class Steady:
     """The next step runs one token of each running sequence and does nothing else."""
 
-    decodes: int
-    """Sequences in the batch."""
-    context_tokens: int
-    """KV tokens that stand before the next step, over all of the batch."""
-    steps: int
-    """So many such steps follow each other before one ends a sequence or something else happens; 0 if
-    already the next one ends a sequence."""
+    __slots__ = ("context_tokens", "decodes", "steps")
+
+    def __init__(self, decodes: int, context_tokens: int, steps: int) -> None:
+        self.decodes = decodes
+        """Sequences in the batch."""
+        self.context_tokens = context_tokens
+        """KV tokens that stand before the next step, over all of the batch."""
+        self.steps = steps
+        """So many such steps follow each other before one ends a sequence or something else happens; 0 if
+        already the next one ends a sequence."""
 
 
 class Leaper:

@@ -93,8 +93,7 @@ class PrefixCache:
             block_hash, place = hashes[i], block_ids[i] - start
             if hash_of[place] is not None:
                 raise Bug(f"block {block_ids[i]} is published twice")
-            if block_hash not in block_of:
-                block_of[block_hash] = block_ids[i]
+            if block_of.setdefault(block_hash, block_ids[i]) == block_ids[i]:
                 hash_of[place] = block_hash
                 fresh.append(block_ids[i])
                 names.append(block_hash)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from diptych.domain.request import Phase
-from diptych.scheduling.decoding import Decodes, insert
+from diptych.scheduling.decoding import Decodes, insert, take_out
 from diptych.scheduling.fetching import Fetching
 from diptych.scheduling.sequence import Sequence
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_PREFILL: Final = Phase.PREFILL
 
 
 class WaitingQueue:
@@ -36,11 +41,10 @@ class WaitingQueue:
 
     def remove(self, sequence: Sequence) -> bool:
         """Take this one out; False if it is not here."""
-        if sequence not in self.sequences:
-            return False
-        self.sequences.remove(sequence)
-        self.tokens -= sequence.remaining
-        return True
+        found = take_out(self.sequences, sequence)
+        if found:
+            self.tokens -= sequence.remaining
+        return found
 
 
 class Roster:
@@ -97,14 +101,14 @@ class Roster:
     def admit(self, sequence: Sequence) -> None:
         """It runs from now on."""
         sequence.running = True
-        if sequence.phase is Phase.PREFILL:
+        if sequence.phase is _PREFILL:
             insert(self.prefilling, sequence)
         else:
             self.decodes.join(sequence)
 
     def turn_to_decode(self, sequence: Sequence) -> None:
         """Its prompt is computed and its first token sampled."""
-        self.prefilling.remove(sequence)
+        take_out(self.prefilling, sequence)
         self.decodes.join(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -113,8 +117,6 @@ class Roster:
             if not (self.prefills.remove(sequence) or self.imports.remove(sequence)):
                 self.fetching.remove(sequence)
             return
-        if sequence in self.prefilling:
-            self.prefilling.remove(sequence)
-        else:
+        if not take_out(self.prefilling, sequence):
             self.decodes.leave(sequence)
         sequence.running = False

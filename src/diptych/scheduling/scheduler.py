@@ -7,7 +7,7 @@ workers, how anything is sent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -54,6 +54,11 @@ from diptych.scheduling.leaping import Leaper, Steady
 from diptych.scheduling.promises import Promises
 from diptych.scheduling.queues import Roster
 from diptych.scheduling.sequence import Sequence
+
+# Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
+# for every request.
+_PREFILL: Final = Phase.PREFILL
+_DECODE: Final = Phase.DECODE
 
 
 class StepOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,7 +237,7 @@ class Scheduler:
 
     def _admission(self, sequence: Sequence) -> WorkerEvent:
         name, attempt = sequence.request_id, sequence.attempt
-        if sequence.phase is Phase.PREFILL:
+        if sequence.phase is _PREFILL:
             return PrefillStarted(name, attempt, cached_tokens=sequence.computed)
         return DecodeStarted(name, attempt, copied_bytes=sequence.copied_blocks * self._config.block_bytes)
 
@@ -263,7 +268,7 @@ class Scheduler:
             context_tokens -= sum(map(decodes.computed, rest))
             left_out = tuple([sequence.request_id for sequence in rest])
         if batch.admitted and batch.decodes:
-            imports = tuple([item.request_id for item in batch.admitted if item.phase is Phase.DECODE])
+            imports = tuple([item.request_id for item in batch.admitted if item.phase is _DECODE])
         chunks = [chunk_shape(sequence, count) for sequence, count in batch.chunks]
         return StepShape(
             batch.step, chunks, batch.decodes, context_tokens, imports, left_out, len(batch.copies)
@@ -344,7 +349,7 @@ class Scheduler:
         if steady is None or steps > steady.steps or self._attempts.flight is not None:
             steady = self.steady(max(steps, 1))
         if steps < 0 or steps > (steady.steps if steady else 0):
-            raise Bug(f"a leap over {steps} steps, steady is {steady}")
+            raise Bug(f"a leap over {steps} steps, steady are {steady.steps if steady else 0}")
         if steady is None or not steps:
             return
         self._leaper.leap(steps, token_id)

@@ -18,6 +18,8 @@ Order = tuple[int, float, RequestId]
 
 # Bound once: a lookup in an enumeration costs several times as much as one of a constant, and these are made
 # for every request.
+_STOP: Final = FinishReason.STOP
+_LENGTH: Final = FinishReason.LENGTH
 _DECODE: Final = Phase.DECODE
 _PREFILL: Final = Phase.PREFILL
 
@@ -67,6 +69,7 @@ class Sequence:
         "running",
         "settled_blocks",
         "source",
+        "stops",
         "table",
         "work",
     )
@@ -81,6 +84,8 @@ class Sequence:
         """Smaller runs sooner and is bounced later: priority, then arrival; the name breaks ties."""
         self.limit = work.prompt_tokens + work.sampling.max_tokens
         """Tokens, prompt and output, at which it ends."""
+        self.stops = work.sampling.stop_token_ids
+        """Tokens that end it."""
         self.prompt: Tokens[TokenId] = work.token_ids
         """The tokens that the work came with (also output of earlier attempts); never copied: they are
         many."""
@@ -229,6 +234,6 @@ class Sequence:
         """Add a sampled token; says whether it is the last one. (`min_tokens` is the sampler's rule.)"""
         self.output.append(token_id)
         self.phase = _DECODE
-        if token_id in self.work.sampling.stop_token_ids:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self.tokens >= self.limit else None
+        if token_id in self.stops:
+            return _STOP
+        return _LENGTH if self.tokens >= self.limit else None

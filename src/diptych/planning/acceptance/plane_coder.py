@@ -33,12 +33,16 @@ SHOWN_NOTE = "one seed of 2,000 requests; decode KV is reserved before prefill, 
 
 
 @dataclass(frozen=True, slots=True)
-class CoderSteps:
+class CoderSteps(StepModel):
     """T13's seconds. The cached share of a prompt is in them, not in the block pool."""
 
     prefill_factor: float = 1.0
     decode_factor: float = 1.0
-    kv_tokens: int = KV_TOKENS
+
+    @property
+    def kv_tokens(self) -> int:
+        """See `StepModel`."""
+        return KV_TOKENS
 
     def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """See `StepModel`."""

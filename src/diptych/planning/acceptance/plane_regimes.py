@@ -54,7 +54,7 @@ def rows_for(data: Path, index: int) -> list[Row]:
     ]
 
 
-class Clocked:
+class Clocked(StepModel):
     """One worker's `StepModel` that notes when steps with decodes end."""
 
     def __init__(self, model: StepModel, clock: Callable[[], float]) -> None:

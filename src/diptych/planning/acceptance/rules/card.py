@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from diptych.performance.steps import Chunks, Line
+from diptych.performance.steps import Chunks, Line, StepModel
 
 BYTES = 2
 """Of a weight and of a KV element: bf16."""
@@ -43,13 +43,19 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class CardSteps:
-    """A `StepModel`: a shape on one card or several."""
+class CardSteps(StepModel):
+    """A shape on one card or several."""
 
     shape: Shape
     card: Card
-    kv_tokens: int
+    held_tokens: int
+    """Of KV."""
     cards: int = 1
+
+    @property
+    def kv_tokens(self) -> int:
+        """See `StepModel`."""
+        return self.held_tokens
 
     def step_s(self, chunks: Chunks, decodes: int, context_tokens: int) -> float:
         """See `StepModel`."""
