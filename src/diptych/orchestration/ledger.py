@@ -12,6 +12,7 @@ Promised blocks have none yet (a prompt that is being computed, decode growth).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 from diptych.domain.errors import Bug
 from diptych.domain.ids import BlockId, WorkerId
@@ -65,16 +66,16 @@ class Account:
         """Count a hold in."""
         self._count(hold, 1)
         if hold.pins:
-            pins = self.pins
-            for block_id in hold.pins:
+            pins = cast(dict[object, int], self.pins)
+            for block_id in cast(tuple[object, ...], hold.pins):
                 pins[block_id] = pins.get(block_id, 0) + 1
 
     def take_away(self, hold: Hold) -> None:
         """Count it out again."""
         self._count(hold, -1)
         if hold.pins:
-            pins = self.pins
-            for block_id in hold.pins:
+            pins = cast(dict[object, int], self.pins)
+            for block_id in cast(tuple[object, ...], hold.pins):
                 count = pins[block_id]
                 if count == 1:
                     del pins[block_id]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from diptych.domain.errors import Bug
 from diptych.domain.events import BlocksCached, BlocksEvicted
@@ -140,11 +141,11 @@ class BlockPool:
     def release(self, block_ids: list[BlockId]) -> None:
         """Give up one reference to each. The last block falls idle first, so that a chain is evicted from
         its end: a block without its predecessors can't be found."""
-        references = self._references
-        gone: list[BlockId] = []
-        for i in range(len(block_ids) - 1, -1, -1):
-            block_id = block_ids[i]
-            place = self._place(block_id)
+        references, there = self._references, cast(list[object], block_ids)
+        gone: list[object] = []
+        for i in range(len(there) - 1, -1, -1):
+            block_id = there[i]
+            place = self._place(cast(BlockId, block_id))
             held = references[place]
             if not held:
                 raise Bug(f"block {block_id} is released but not held")
@@ -152,7 +153,7 @@ class BlockPool:
             if held == 1:
                 gone.append(block_id)
         self._held -= len(gone)
-        self._free += self._cache.rest(gone)
+        self._free += self._cache.rest(cast(list[BlockId], gone))
 
     def is_idle(self, block_id: BlockId) -> bool:
         """Whether only the prompt cache holds the block."""
@@ -195,14 +196,14 @@ class BlockPool:
 
     def find_run(self, hashes: list[BlockHash], most: int) -> list[BlockId]:
         """The blocks of the leading ``hashes``, ``most`` at most, up to the first that is not here."""
-        block_of = self._cache.block_of
-        run: list[BlockId] = []
+        block_of = cast(dict[BlockHash, object], self._cache.block_of)
+        run: list[object] = []
         for i in range(min(most, len(hashes))):
             block_id = block_of.get(hashes[i])
             if block_id is None:
                 break
             run.append(block_id)
-        return run
+        return cast(list[BlockId], run)
 
     def count_idle(self, block_ids: Iterable[BlockId]) -> int:
         """How many of these different blocks only the prompt cache holds."""

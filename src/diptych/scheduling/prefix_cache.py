@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from diptych.domain.errors import Bug
 from diptych.domain.events import BlocksCached, BlocksEvicted
 from diptych.domain.ids import BlockHash, BlockId
 from diptych.domain.worker import Arena
+
+# Where many block ids go from one list to another, they are handled as the objects that they are: compiled
+# code makes a new one of every `BlockId` that it puts somewhere.
 
 
 class News:
@@ -84,37 +88,40 @@ class PrefixCache:
 
     def publish(self, hashes: list[BlockHash], block_ids: list[BlockId]) -> None:
         """Name blocks that somebody refers to. One whose content is named already stays without a name."""
-        block_of, hash_of, start = self.block_of, self._hash_of, self._start
-        fresh: list[BlockId] = []
+        block_of = cast(dict[BlockHash, object], self.block_of)
+        hash_of, start, there = self._hash_of, self._start, cast(list[object], block_ids)
+        fresh: list[object] = []
         names: list[BlockHash] = []
-        if len(hashes) != len(block_ids):
-            raise Bug(f"{len(block_ids)} blocks are published under {len(hashes)} names")
+        if len(hashes) != len(there):
+            raise Bug(f"{len(there)} blocks are published under {len(hashes)} names")
         for i in range(len(hashes)):
-            block_hash, place = hashes[i], block_ids[i] - start
+            block_hash, block_id = hashes[i], there[i]
+            place = cast(int, block_id) - start
             if hash_of[place] is not None:
-                raise Bug(f"block {block_ids[i]} is published twice")
-            if block_of.setdefault(block_hash, block_ids[i]) == block_ids[i]:
+                raise Bug(f"block {block_id} is published twice")
+            if block_of.setdefault(block_hash, block_id) is block_id:
                 hash_of[place] = block_hash
-                fresh.append(block_ids[i])
+                fresh.append(block_id)
                 names.append(block_hash)
         if fresh:
             news = self._run(True)
-            news.block_ids.extend(fresh)
+            news.block_ids.extend(cast(list[BlockId], fresh))
             news.hashes.extend(names)
 
     def rest(self, block_ids: list[BlockId]) -> list[BlockId]:
         """The last references are gone: named blocks become the most recent idle ones, in this order. Returns
         those without a name."""
         hash_of, rest_of, start = self._hash_of, self._rest_of, self._start
-        nameless: list[BlockId] = []
-        rest: list[BlockId] = []
-        for block_id in block_ids:
-            place = block_id - start
+        nameless: list[object] = []
+        there: list[object] = []
+        rest = cast(list[BlockId], there)
+        for block_id in cast(list[object], block_ids):
+            place = cast(int, block_id) - start
             if hash_of[place] is None:
                 nameless.append(block_id)
             else:
                 rest_of[place] = rest
-                rest.append(block_id)
+                there.append(block_id)
         if rest:
             rest.reverse()
             self._rests.append(rest)
@@ -122,7 +129,7 @@ class PrefixCache:
             self._places += len(rest)
             if self._places > 2 * len(rest_of):
                 self._tidy()
-        return nameless
+        return cast(list[BlockId], nameless)
 
     def wake(self, block_id: BlockId) -> None:
         """Somebody refers to the idle block again."""
@@ -135,14 +142,15 @@ class PrefixCache:
             raise Bug(f"{blocks} blocks are evicted, {self.idle_blocks} are idle")
         hash_of, rest_of, rests, start = self._hash_of, self._rest_of, self._rests, self._start
         hashes = self._run(False).hashes
-        evicted: list[BlockId] = []
+        evicted: list[object] = []
         while len(evicted) < blocks:
             rest = rests[0]
             taken = rest[len(evicted) - blocks :]
             del rest[len(evicted) - blocks :]
             self._places -= len(taken)
-            for block_id in reversed(taken):
-                place = block_id - start
+            taken.reverse()
+            for block_id in cast(list[object], taken):
+                place = cast(int, block_id) - start
                 if rest_of[place] is not rest:
                     continue
                 block_hash = hash_of[place]
@@ -155,7 +163,7 @@ class PrefixCache:
             if not rest:
                 rests.popleft()
         self.idle_blocks -= blocks
-        return evicted
+        return cast(list[BlockId], evicted)
 
     def drain_news(self) -> list[BlocksCached | BlocksEvicted]:
         """What was published and evicted since the last call, in the order in which it happened."""

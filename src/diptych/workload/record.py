@@ -14,7 +14,7 @@ DEFAULT_BLOCK_TOKENS = 512
 """Tokens that one hash id of the native form stands for (Mooncake's published traces)."""
 
 
-class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+class Arrival(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request as a workload has it. Times in seconds from the start of the workload.
 
     ``hash_ids`` names the blocks of the prompt, ``Workload.block_tokens`` tokens each and the last one

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Row(msgspec.Struct):
+class Row(msgspec.Struct, gc=False):
     """Lengths in tokens, times in milliseconds."""
 
     input_length: int
