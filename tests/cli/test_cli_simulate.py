@@ -99,7 +99,7 @@ def test_tables_by_default(spec: str, capsys: pytest.CaptureFixture[str]) -> Non
     [
         (None, ("no such file",)),
         ("", ("empty",)),
-        ("{not json\n", ("trace.jsonl", "first line", "no known format")),
+        ("{not json\n", ("trace.jsonl", "line 1", "is not JSON")),
         (
             '{"timestamp": 9000, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n'
             '{"timestamp": 1000, "input_length": 600, "output_length": 5, "hash_ids": [0, 2]}\n',

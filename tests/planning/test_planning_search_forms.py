@@ -247,6 +247,35 @@ def test_prefill_follows_the_step_model() -> None:
 # ---------------------------------------------------------------- budgets, floors, links
 
 
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("16", Budget("devices", 16)),
+        ("1 chip", Budget("devices", 1)),
+        ("50USD/h", Budget("money", 50)),
+        ("$1,200.5/h", Budget("money", 1200.5)),
+        ("$7", Budget("money", 7)),
+        ("10kW", Budget("watts", 10_000)),
+        ("700 w", Budget("watts", 700)),
+    ],
+)
+def test_a_budget_with_its_unit(text: str, budget: Budget) -> None:
+    assert budget_of(None, None, None, text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "many", "16 apples", "2.5", "$5 chips", "-3", "50EUR"])
+def test_a_budget_that_says_nothing(text: str) -> None:
+    with pytest.raises(SpecError, match=r"--budget .*16 \(chips\)|counted whole"):
+        budget_of(None, None, None, text)
+
+
+def test_one_budget_whatever_its_flag() -> None:
+    with pytest.raises(SpecError, match="one budget"):
+        budget_of(4, None, None, "10kW")
+    with pytest.raises(SpecError, match="positive"):
+        budget_of(None, None, None, "0")
+
+
 def test_one_budget_and_only_one() -> None:
     assert budget_of(4, None, None) == Budget("devices", 4)
     with pytest.raises(SpecError, match="one budget"):

@@ -216,6 +216,10 @@ def test_servegen_counts_images_as_tokens() -> None:
         (SLOTS, "[]", "chunk-0-dataset.json"),
         (SLOTS, "{}", "no lengths"),
         (SLOTS, '{"0": {"input_tokens": "{1: 1}"}}', "output_tokens"),
+        (SLOTS, '{"0": {"input_tokens": "{1e999: 1}", "output_tokens": "{1: 1}"}}', "inf tokens"),
+        (SLOTS, '{"0": {"input_tokens": "{-1: 1}", "output_tokens": "{1: 1}"}}', "-1 tokens"),
+        (SLOTS, '{"0": {"input_tokens": "{1e: 1}", "output_tokens": "{1: 1}"}}', "input_tokens: could not"),
+        (SLOTS, '{"nan": {"input_tokens": "{1: 1}", "output_tokens": "{1: 1}"}}', "no finite time"),
     ],
 )
 def test_wrong_servegen(slots: list[str], dataset: str, word: str) -> None:

@@ -51,6 +51,8 @@ class MeansFlags:
 
     hardware: tuple[str, ...] = ()
     """Catalogue names, separated by commas or repeated; or files of measured profiles (.yaml)."""
+    budget: str | None = None
+    """Most of one thing: 16 (chips), 50USD/h or 10kW. The same as one of the next three."""
     budget_devices: Annotated[int | None, Parameter(converter=whole)] = None
     """Most chips."""
     budget_money: float | None = None
@@ -94,7 +96,7 @@ def inquiry_of(wanted: WantedFlags, means: MeansFlags, effort: EffortFlags) -> I
 
     model, workload, ttft_s, tpot_s = _needed(wanted, means)
     targets = Targets(ttft_s, tpot_s, wanted.share)
-    budget = budget_of(means.budget_devices, means.budget_money, means.budget_watts)
+    budget = budget_of(means.budget_devices, means.budget_money, means.budget_watts, means.budget)
     trouble = Effort(
         seeds=effort.seeds,
         processes=_cores() if effort.processes is None else effort.processes,
@@ -138,7 +140,7 @@ def _needed(wanted: WantedFlags, means: MeansFlags) -> tuple[str, str, float, fl
         raise SpecError(
             f"{' and '.join(missing)} missing; such as: diptych plan --model llama-3.1-70b "
             "--hardware H100,H200 --workload synthetic:poisson,rate=4,input=2000,output=300 --ttft 1 "
-            "--tpot 0.04 --budget-devices 16"
+            "--tpot 0.04 --budget 16"
         )
     return model, workload, ttft_s, tpot_s
 

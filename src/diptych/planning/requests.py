@@ -35,7 +35,8 @@ def request_maker(
     if trace_block_tokens % kv_block_tokens and kv_block_tokens % trace_block_tokens:
         raise SpecError(
             f"kv.block_tokens = {kv_block_tokens} and the workload's blocks of {trace_block_tokens} tokens "
-            "do not divide each other; set kv.block_tokens to a divisor, or re-block the workload"
+            "do not divide each other; set kv.block_tokens to a divisor, or write the workload anew with "
+            f"`diptych workload convert --to-block-tokens {kv_block_tokens} IN OUT`"
         )
     zeros = memoryview(bytes(4 * max_model_tokens)).cast("I")
     split = max(1, trace_block_tokens // kv_block_tokens)

@@ -13,7 +13,6 @@ import msgspec
 from diptych.domain.errors import SpecError
 from diptych.workload.lines import Lines
 from diptych.workload.nearest import nearest
-from diptych.workload.not_finite import first_not_finite
 from diptych.workload.readers import agents, azure, bailian, burstgpt, lengths_csv, mooncake, sharegpt
 from diptych.workload.record import DEFAULT_BLOCK_TOKENS, Arrival
 
@@ -68,9 +67,7 @@ def _format(first: str, cursor: Lines) -> str:
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         if '"conversations"' in first:
             return "sharegpt"  # one object over several lines
-        if first_not_finite(first) is not None:
-            raise cursor.not_json(first, error) from None
-        row = {}
+        raise cursor.not_json(first, error) from None
     for name, fields in JSON_SIGNS.items():
         if any(key in row for key in fields):
             return name

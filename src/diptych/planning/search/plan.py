@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from diptych.domain.cluster import ClusterSpec
+from diptych.domain.errors import SpecError
 from diptych.domain.worker import Role
 from diptych.planning.search.bounds import Bounds, Question
 from diptych.planning.search.break_even import BreakEven, break_evens, longer_prompts, scaled
@@ -36,6 +37,10 @@ from diptych.planning.search.verdict import Leaders, Verdict, decide
 BLOCK_TOKENS = (16, 32, 64, 128, 256)
 """Sizes of a KV block tried: the largest that wastes little of a sequence, since larger ones simulate
 faster."""
+
+MOST_BLOCK_TOKENS, LEAST_BLOCK_TOKENS = 512, 8
+"""KV blocks of a workload that names its own: the largest that divide those and are no larger; smaller ones
+take too long."""
 
 COARSE_TOLERANCE, COARSE_PROBES = 0.15, 5
 """For the choice among finalists."""
@@ -200,7 +205,7 @@ class _Planner:
         ask = self.inquiry
         shares = any(row.hash_ids for row in self.draws[ask.traffic.name, 0].arrivals)
         if shares:
-            block = min(ask.traffic.block_tokens, 512)
+            block = kv_block_tokens(ask.traffic.block_tokens)
         else:
             typical = shape.input_tokens + shape.output_tokens
             block = max((size for size in BLOCK_TOKENS if 32 * size <= typical), default=BLOCK_TOKENS[0])
@@ -441,6 +446,19 @@ def _uses_more(split: Candidate, unsplit: Candidate, budget: Budget) -> bool:
     by engines of its size."""
     spent = [it.amount(budget.unit) or 0.0 for it in (split, unsplit)]
     return len({pool.engine.chip for pool in split.pools}) > 1 or spent[0] > spent[1] * (1 + 1e-9)
+
+
+def kv_block_tokens(trace_block_tokens: int) -> int:
+    """The size of a KV block for prompts whose blocks of so many tokens are named. Raises `SpecError`."""
+    sizes = range(min(MOST_BLOCK_TOKENS, trace_block_tokens), 0, -1)
+    block = next(size for size in sizes if trace_block_tokens % size == 0)
+    if block < min(LEAST_BLOCK_TOKENS, trace_block_tokens):
+        raise SpecError(
+            f"--workload: its blocks of {trace_block_tokens} tokens can not be cut into KV blocks of "
+            f"{LEAST_BLOCK_TOKENS} to {MOST_BLOCK_TOKENS}; "
+            "write it anew with `diptych workload convert --to-block-tokens 512 IN OUT`"
+        )
+    return block
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:

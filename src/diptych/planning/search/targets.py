@@ -5,6 +5,7 @@ Knows: which of them contradict each other. Does not know: hardware, candidates.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
@@ -22,6 +23,15 @@ _FLAGS: dict[BudgetUnit, str] = {
     "watts": "--budget-watts",
 }
 
+_TEXT = re.compile(r"(?P<sign>[$])?\s*(?P<amount>\d[\d,]*(?:\.\d+)?(?:e\d+)?)\s*(?P<unit>[a-zA-Z/]*)")
+_SPELLED: dict[str, tuple[BudgetUnit, float]] = {
+    **dict.fromkeys(("", "chip", "chips", "device", "devices", "gpu", "gpus"), ("devices", 1.0)),
+    **dict.fromkeys(("$", "usd", "usd/h"), ("money", 1.0)),
+    **dict.fromkeys(("w", "watt", "watts"), ("watts", 1.0)),
+    "kw": ("watts", 1e3),
+    "mw": ("watts", 1e6),
+}
+"""How the unit of a budget may be written in one text, and what one of it counts."""
 
 _SUCH_AS: dict[BudgetUnit, int] = {"devices": 8, "money": 50, "watts": 10_000}
 """Valid ones, for messages."""
@@ -61,9 +71,12 @@ class Budget:
         return _FLAGS[self.unit]
 
 
-def budget_of(devices: int | None, money: float | None, watts: float | None) -> Budget:
-    """The one budget that is given. Raises `SpecError` for none, several, or one that buys nothing."""
-    given: list[Budget] = []
+def budget_of(
+    devices: int | None, money: float | None, watts: float | None, text: str | None = None
+) -> Budget:
+    """The one budget that is given, as a number or as ``text`` (`budget_in`). Raises `SpecError` for none,
+    several, or one that buys nothing."""
+    given: list[Budget] = [] if text is None else [budget_in(text)]
     if devices is not None:
         given.append(Budget("devices", devices))
     if money is not None:
@@ -74,7 +87,7 @@ def budget_of(devices: int | None, money: float | None, watts: float | None) -> 
         flags = " and ".join(budget.flag for budget in given) or "no budget"
         raise SpecError(
             f"{flags} given: a plan has one budget, since candidates are ranked by goodput within it; "
-            "give one of --budget-devices, --budget-money (USD/h), --budget-watts"
+            "give one of --budget-devices, --budget-money (USD/h), --budget-watts, or --budget with its unit"
         )
     budget = given[0]
     if not (isfinite(budget.limit) and budget.limit > 0):
@@ -83,6 +96,20 @@ def budget_of(devices: int | None, money: float | None, watts: float | None) -> 
             f"{budget.flag} {_SUCH_AS[budget.unit]}"
         )
     return budget
+
+
+def budget_in(text: str) -> Budget:
+    """A budget with its unit: ``16`` or ``16 chips``, ``50USD/h`` or ``$50``, ``10kW`` or ``10000W``. Raises
+    `SpecError`."""
+    found = _TEXT.fullmatch(text.strip())
+    unit = None if found is None else _SPELLED.get((found["sign"] or found["unit"] or "").lower())
+    if found is None or unit is None or (found["sign"] and found["unit"] not in ("", "/h")):
+        raise SpecError(f"--budget {text}: write it like 16 (chips), 50USD/h or 10kW")
+    name, times = unit
+    amount = float(found["amount"].replace(",", "")) * times
+    if name == "devices" and amount != int(amount):
+        raise SpecError(f"--budget {text}: chips are counted whole; such as 16")
+    return Budget(name, amount)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import gamma, isfinite
+from operator import itemgetter
 from random import Random
 
 from diptych.domain.errors import SpecError
-from diptych.workload.lines import Lines
+from diptych.workload.lines import MAX_TOKENS, Lines
 from diptych.workload.record import Arrival
 
 NOTES = (
@@ -133,9 +134,11 @@ def _lengths(text: str, source: str) -> list[tuple[float, list[_Pdf]]]:
     """By start of window: outputs, texts, then counts and sizes of what else a prompt holds."""
     try:
         data = json.loads(text)
-        windows = sorted((float(start), window) for start, window in data.items())
+        windows = sorted(((float(start), window) for start, window in data.items()), key=itemgetter(0))
     except (ValueError, AttributeError) as error:
         raise SpecError(f"{source}: is not an object of windows by start ({error})") from None
+    if not all(isfinite(start_s) for start_s, _ in windows):
+        raise SpecError(f"{source}: a window starts at no finite time")
     found = [(start_s, pdfs) for start_s, window in windows if (pdfs := _window(window, source))]
     if not found:
         raise SpecError(f"{source}: has no lengths, though its client sends requests")
@@ -158,7 +161,13 @@ def _pdf(value: object, where: str) -> _Pdf | None:
     """`{12: 0.5, 13: 0.5}` as text. None if it is empty: nothing was seen in that window."""
     if not isinstance(value, str):
         raise SpecError(f"{where}: missing; a table of tokens and probabilities")
-    pairs = [(float(token), float(weight)) for token, weight in PAIR.findall(value)]
+    try:
+        pairs = [(float(token), float(weight)) for token, weight in PAIR.findall(value)]
+    except ValueError as error:
+        raise SpecError(f"{where}: {error}; a table of tokens and probabilities") from None
     if any(not isfinite(weight) or weight < 0 for _, weight in pairs):
         raise SpecError(f"{where}: holds a negative or infinite probability")
+    for tokens, _ in pairs:
+        if not 0 <= tokens <= MAX_TOKENS:  # infinite ones too
+            raise SpecError(f"{where}: {tokens:g} tokens are not possible; 0 to {MAX_TOKENS:,}")
     return _Pdf(pairs) if sum(weight for _, weight in pairs) > 0 else None
