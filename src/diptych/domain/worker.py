@@ -29,11 +29,6 @@ class Arena(msgspec.Struct, frozen=True, gc=False):
     def __contains__(self, block_id: BlockId) -> bool:
         return self.start <= block_id < self.start + self.blocks
 
-    def own(self, block_ids: tuple[BlockId, ...]) -> tuple[BlockId, ...]:
-        """Those of ``block_ids`` that lie in this arena, in order."""
-        start, end = self.start, self.start + self.blocks
-        return tuple([block_id for block_id in block_ids if start <= block_id < end])
-
 
 class WorkerInfo(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One incarnation of a worker, as it announces itself."""

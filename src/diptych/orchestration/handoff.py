@@ -23,8 +23,10 @@ from diptych.domain.events import (
     PrefillStarted,
     WorkerSaid,
 )
+from diptych.domain.ids import BlockId
 from diptych.domain.lifecycle import State, Trigger
 from diptych.domain.report import HandoffKind, HandoffReport, Moment
+from diptych.domain.worker import Arena
 from diptych.orchestration.attempts import After, Attempt
 from diptych.orchestration.endings import Endings
 from diptych.orchestration.ledger import Hold
@@ -65,7 +67,7 @@ class Handoff:
     def prefill_done(self, attempt: Attempt, said: WorkerSaid, event: PrefillDone, now_s: float) -> None:
         """The KV of the prompt stands, under leases; pass it on."""
         self._learn(attempt, said)
-        own = attempt.pair.prefill.info.arena.own(event.block_ids)
+        own = _within(attempt.pair.prefill.info.arena, event.block_ids)
         if attempt.export_lease in self._leases:
             self._leases.export(attempt.export_lease, own)
         self._attempts.leave(attempt, said.worker_id, now_s)
@@ -156,6 +158,15 @@ class Handoff:
             blocks=hold.blocks, pins=hold.pins, decodes=hold.decodes, context_tokens=hold.context_tokens
         )
         self._attempts.recharge(attempt, attempt.prefill.worker_id, decoding)
+
+
+def _within(arena: Arena, block_ids: tuple[BlockId, ...]) -> tuple[BlockId, ...]:
+    """Those that lie in this arena, in order; mostly all do."""
+    start, end = arena.start, arena.start + arena.blocks
+    for block_id in block_ids:
+        if not start <= block_id < end:
+            return tuple([it for it in block_ids if start <= it < end])
+    return block_ids
 
 
 def _handed_over(attempt: Attempt, said_s: float, copied_bytes: int) -> HandoffReport:

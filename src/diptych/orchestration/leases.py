@@ -10,8 +10,6 @@ asked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from diptych.domain.commands import LeaseBlocks, ReleaseLease
 from diptych.domain.errors import Bug
 from diptych.domain.ids import BlockHash, BlockId, LeaseId, WorkerId
@@ -20,15 +18,17 @@ from diptych.orchestration.outbox import Outbox
 from diptych.orchestration.registry import Registry, Worker
 
 
-@dataclass(slots=True)
 class Lease:
     """``granted`` is False while the owner has not answered, or has not exported yet."""
 
-    owner: WorkerId
-    hold: Hold
-    granted: bool = False
-    orphaned: bool = False
-    """Nobody waits for the answer any more: release it as soon as it comes."""
+    __slots__ = ("granted", "hold", "orphaned", "owner")
+
+    def __init__(self, owner: WorkerId, hold: Hold) -> None:
+        self.owner = owner
+        self.hold = hold
+        self.granted = False
+        self.orphaned = False
+        """Nobody waits for the answer any more: release it as soon as it comes."""
 
 
 class Leases:

@@ -8,7 +8,7 @@ orchestrator and the schedulers are the production ones), what is measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol, assert_never
+from typing import Protocol, assert_never
 
 from diptych.domain.commands import (
     Command,
@@ -52,22 +52,23 @@ Journal = Callable[[float, Event, list[Command]], None]
 """As the real driver's: every event with its time and the commands that it caused, in order."""
 
 
-class Delays(NamedTuple):
+class Delays:
     """How long orders are on their way to a worker. Seconds; the last one for each token of KV."""
 
-    dispatch_s: float = 0.0
-    handoff_s: float = 0.0
-    handoff_token_s: float = 0.0
+    __slots__ = ("_dispatch_s", "_handoff_s", "_handoff_token_s")
+
+    def __init__(self, dispatch_s: float = 0.0, handoff_s: float = 0.0, handoff_token_s: float = 0.0) -> None:
+        self._dispatch_s = dispatch_s
+        self._handoff_s = handoff_s
+        self._handoff_token_s = handoff_token_s
 
     def of(self, command: WorkerCommand) -> float:
         """Inside a memory domain a handoff is an order; to another one, the link takes the time."""
-        match command:
-            case StartPrefill():
-                return self.dispatch_s
-            case StartDecode(source=None):
-                return self.handoff_s + self.handoff_token_s * command.computed_tokens
-            case _:
-                return 0.0
+        if type(command) is StartPrefill:
+            return self._dispatch_s
+        if type(command) is StartDecode and command.source is None:
+            return self._handoff_s + self._handoff_token_s * command.computed_tokens
+        return 0.0
 
 
 class Audience(Protocol):
