@@ -68,6 +68,21 @@ def test_a_decode_step_grows_with_the_batch_around_the_observed_one() -> None:
     assert cost.decode_step_s(A, 8, 0) > cost.decode_step_s(A, 1, 0) > 0
 
 
+def test_the_batch_of_a_worker_that_does_both_counts_all_its_steps() -> None:
+    """Half of its steps hold a prompt beside the four that decode."""
+    cost = ObservedCost()
+    both = WorkerStats(
+        steps=20,
+        decode_steps_total=10,
+        decode_tokens_total=80,
+        decode_s_total=0.4,
+        prefill_tokens_total=1000,
+        prefill_s_total=2.0,
+    )
+    cost.observe(A, both)
+    assert cost.decode_step_s(A, 4, 0) == pytest.approx(0.04)
+
+
 def test_a_restart_begins_from_nothing_but_remembers_the_rate() -> None:
     cost = ObservedCost()
     cost.observe(A, prefilled(1000, 10.0, steps=50))

@@ -164,5 +164,6 @@ def _follow_decode(seen: _Observed, before: WorkerStats, now: WorkerStats) -> No
     if steps <= 0 or busy_s <= 0:
         return
     seen.decode_step_s.follow(busy_s / steps, _weight(busy_s))
-    tokens = now.decode_tokens_total - before.decode_tokens_total
-    seen.decode_batch.follow(max(1.0, tokens / steps), _weight(busy_s))
+    # Tokens come out of steps with prompts in them, too, where a worker does both.
+    tokens, all_steps = now.decode_tokens_total - before.decode_tokens_total, now.steps - before.steps
+    seen.decode_batch.follow(max(1.0, tokens / max(steps, all_steps)), _weight(busy_s))
