@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from diptych.domain.cluster import ClusterSpec, KVSpec, LimitsSpec, PoolSpec, SloSpec
+from diptych.domain.cluster import ClusterSpec, KVSpec, LimitsSpec, ModelSpec, PoolSpec, SloSpec
 from diptych.domain.errors import SpecError
-from diptych.domain.fleet import DecodeFit, LinkSpec, PrefillFit, ProfileSpec
+from diptych.domain.fleet import DecodeFit, DeviceSpec, LinkSpec, PrefillFit, ProfileSpec
 from diptych.domain.ids import WorkerId
 from diptych.domain.worker import Role
 from diptych.planning.faults import ColdStart, Fault, Kill, Slow, SlowLink
@@ -201,6 +201,13 @@ def test_a_prompt_that_can_never_fit_is_turned_away_and_the_rest_goes_on() -> No
     small = Arrival(t_s=0.1, input_tokens=30, output_tokens=5)
     result = simulate(MIXED, _workload(huge, small))
     assert (result.requests, result.completed, result.rejected) == (2, 1, 1)
+
+
+def test_rounded_weights_say_nothing_of_catalogue_hardware() -> None:
+    pool = PoolSpec(name="mixed", role=Role.MIXED, device=DeviceSpec(chip="H100-SXM"), weights="int8")
+    spec = ClusterSpec(model=ModelSpec(path="llama-3.1-8b"), pools=(pool,))
+    with pytest.raises(SpecError, match=r"'mixed': weights: int8 .* give device.weights"):
+        simulate(spec, _workload())
 
 
 def test_a_pool_without_a_speed_is_refused() -> None:

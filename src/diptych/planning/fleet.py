@@ -109,6 +109,11 @@ def _model(spec: ClusterSpec, pool: PoolSpec, given: Mapping[str, StepModel]) ->
     if pool.device is not None:
         from diptych.planning.devices import device_steps
 
+        if pool.weights != "same":
+            raise SpecError(
+                f"pool {pool.name!r}: weights: {pool.weights} is how the built-in engine rounds them, which "
+                f"says nothing of {pool.device.chip}; give device.weights (bf16, fp8 or fp4) instead"
+            )
         return device_steps(spec.model.path, pool.device)
     raise SpecError(
         f"pool {pool.name!r} says nothing of its speed: give it 'device' (catalogue hardware), "
