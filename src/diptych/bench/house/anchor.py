@@ -27,7 +27,8 @@ ANCHOR_S = 6.0
 """About how long a look takes."""
 
 SEED = 1_000
-"""Of the anchor's arrivals: not those of any load that is compared."""
+"""Of the first look's arrivals, and one more for each that follows: not those of any load that is
+compared."""
 
 LEAST_REQUESTS = 8
 
@@ -46,25 +47,29 @@ class Drift(NamedTuple):
 
 
 class Anchor:
-    """One load that is run again and again. Every pool of ``spec`` has a profile."""
+    """One load that is run again and again, with other lengths each time: what a profile says of a single
+    length may be far off (a few prompts in a row would then all say the same wrong thing), what it says of
+    many is not. Every pool of ``spec`` has a profile."""
 
     def __init__(self, house: House, watch: StepWatch, spec: ClusterSpec) -> None:
         self._house = house
         self._watch = watch
         self._spec = spec
-        lengths = lengths_for(house.cluster.max_model_tokens, spec.kv.block_tokens)
-        rate_rps = LOAD * saturation_rps(spec, lengths, SEED)
-        requests = max(LEAST_REQUESTS, int(rate_rps * ANCHOR_S))
-        self._workload = poisson(rate_rps, requests, lengths, SEED)
+        self._lengths = lengths_for(house.cluster.max_model_tokens, spec.kv.block_tokens)
+        self._rate_rps = LOAD * saturation_rps(spec, self._lengths, SEED)
+        self._requests = max(LEAST_REQUESTS, int(self._rate_rps * ANCHOR_S))
+        self._looks = 0
 
     async def look(self) -> Drift:
         """Run it on the idle cluster, and compare."""
+        workload = poisson(self._rate_rps, self._requests, self._lengths, SEED + self._looks)
+        self._looks += 1
         self._watch.take()
-        await self._house.run(self._workload)
+        await self._house.run(workload)
         real = _seconds(self._watch.take())
         found = Drift(1.0, 1.0)
         for _ in range(ROUNDS):
-            pools = simulate(drifted(self._spec, found), self._workload).pools.values()
+            pools = simulate(drifted(self._spec, found), workload).pools.values()
             prefill = _ratio(real[0], sum(pool.prefill_s for pool in pools))
             decode = _ratio(real[1], sum(pool.decode_s for pool in pools))
             found = Drift(_bounded(found.prefill * prefill), _bounded(found.decode * decode))
