@@ -38,11 +38,13 @@ class CompileHook(BuildHookInterface):
                 self.app.display_warning(f"{name}: {(done.stdout + done.stderr).strip()}")
 
     def _run(self, module: str) -> subprocess.CompletedProcess[str]:
-        source = Path(self.root) / "src"
+        # The sources are put in front once Python is up: pip's own start-up code, which the child needs to
+        # find the build's requirements, drops paths that an earlier editable install names.
+        source = str(Path(self.root) / "src")
+        program = f"import runpy, sys; sys.path.insert(0, {source!r}); runpy.run_module({module!r}, None, '__main__')"
         return subprocess.run(
-            [sys.executable, "-m", module],
+            [sys.executable, "-c", program],
             cwd=self.root,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join((str(source), *sys.path[1:]))},
             capture_output=True,
             text=True,
             check=False,

@@ -20,7 +20,7 @@ from diptych.planning.search.targets import Budget, Effort, Targets
 from diptych.planning.search.verdict import Leaders, decide
 from diptych.planning.traces import open_workload
 
-QUICK = Effort(regret=False, finalists=2, processes=1, most_requests=500)
+QUICK = Effort(regret=False, finalists=2, processes=2, most_requests=500)
 
 OPT_13B = {
     1: (
@@ -107,7 +107,7 @@ def h20_coder() -> list[Engine]:
 
 
 def planned(engines: list[Engine], workload: str, ttft_s: float, tpot_s: float, chips: int) -> Plan:
-    """A quick plan of the 70B model (engines with profiles look at no model), in this process."""
+    """A quick plan of the 70B model (engines with profiles look at no model)."""
     traffic = Traffic(workload, open_workload, name="given", pace=(ttft_s / 2, tpot_s / 2))
     targets = Targets(ttft_s, tpot_s)
     return make_plan(
