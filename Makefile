@@ -27,6 +27,7 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c 'from diptych import compiled; print("control plane:", compiled.describe())'
 	touch $@
 
 run: $(STAMP) ## Serve the built-in model on http://127.0.0.1:8000 (more: ARGS="--decode 2")
@@ -43,6 +44,7 @@ acceptance: $(STAMP) ## Simulator and planner against published figures (ARGS="-
 
 compile: $(STAMP) ## Compile the control plane again after a change (setup does it once)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps -e .
+	@$(BIN)/python -c 'from diptych import compiled; print("control plane:", compiled.describe())'
 
 check: $(STAMP) ## Lint, format and type checks
 	$(BIN)/ruff check .

@@ -41,7 +41,10 @@ class CompileHook(BuildHookInterface):
         # The sources are put in front once Python is up: pip's own start-up code, which the child needs to
         # find the build's requirements, drops paths that an earlier editable install names.
         source = str(Path(self.root) / "src")
-        program = f"import runpy, sys; sys.path.insert(0, {source!r}); runpy.run_module({module!r}, None, '__main__')"
+        program = (
+            f"import runpy, sys; sys.path.insert(0, {source!r}); "
+            f"runpy.run_module({module!r}, run_name='__main__')"
+        )
         return subprocess.run(
             [sys.executable, "-c", program],
             cwd=self.root,

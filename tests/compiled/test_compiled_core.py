@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from diptych import compiled
 from diptych.compiled import build
 
 REPOSITORY = Path(__file__).parents[2]
+DOMAIN = compiled.PACKAGE / "domain"
 ON_SOURCES = ("tests/scheduling", "tests/orchestration", "tests/property/test_scheduler_leap.py")
 
 RUN = """
@@ -51,6 +56,31 @@ def _python(*arguments: str, compiled_too: bool) -> subprocess.CompletedProcess[
 def _needs_compiled() -> None:
     if not compiled.FINDER.active:
         pytest.skip(f"the control plane is not compiled here: {compiled.FINDER.why_not}")
+
+
+def test_the_build_has_what_the_types_come_from() -> None:
+    """A first install compiles before the dependencies are there: mypy finds what the build requires, or
+    nothing."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = {
+        re.split(r"[<>=~! ]", text)[0].replace("-", "_") for text in project["build-system"]["requires"]
+    }
+    imported: set[str] = set()
+    for path in [*build.sources(), *(Path("diptych/domain") / it.name for it in DOMAIN.glob("*.py"))]:
+        for node in ast.walk(ast.parse((compiled.PACKAGE.parent / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add((node.module or "").split(".")[0])
+            elif isinstance(node, ast.Import):
+                imported |= {it.name.split(".")[0] for it in node.names}
+    others = imported - sys.stdlib_module_names - {"diptych"}
+    assert others and others <= wanted
+
+
+def test_where_a_compiler_is_the_control_plane_is_compiled() -> None:
+    """Or it was built and the sources have changed since: a working copy may be older than its sources."""
+    if os.environ.get("DIPTYCH_BUILD") == "pure" or not any(map(shutil.which, ("gcc", "clang", "cc"))):
+        pytest.skip("nothing is compiled here: no compiler, or DIPTYCH_BUILD=pure")
+    assert compiled.MANIFEST.is_file(), "the install did not compile; `make compile` and read what pip says"
 
 
 def test_every_listed_module_exists() -> None:
