@@ -65,7 +65,7 @@ class Account:
     def add(self, hold: Hold) -> None:
         """Count a hold in."""
         self._count(hold, 1)
-        if hold.pins:
+        if hold.pins:  # as objects: compiled code would make each number anew
             pins = cast(dict[object, int], self.pins)
             for block_id in cast(tuple[object, ...], hold.pins):
                 pins[block_id] = pins.get(block_id, 0) + 1

@@ -141,7 +141,7 @@ class BlockPool:
     def release(self, block_ids: list[BlockId]) -> None:
         """Give up one reference to each. The last block falls idle first, so that a chain is evicted from
         its end: a block without its predecessors can't be found."""
-        references, there = self._references, cast(list[object], block_ids)
+        references, there = self._references, cast(list[object], block_ids)  # why: `prefix_cache`
         gone: list[object] = []
         for i in range(len(there) - 1, -1, -1):
             block_id = there[i]
