@@ -435,18 +435,16 @@ class VirtualWorker:
         """``committed``: the step that these events came out of."""
         if not events and not tokens:
             return
-        parted = False
         for event in events:
             if type(event) in _PARTINGS:
-                parted = True
                 parting = cast(_Parting, event)
                 name = parting.request_id
                 lost = type(parting) is Dropped and committed is not None and name not in committed.left_out
                 self._part(name, discarded=lost)
+        stats = None
         if committed is not None and events:
             self.note_memory()
-        # Where nothing ended there is no more room than before, and nobody waits for the figures.
-        stats = self.stats() if committed is not None and parted else None
+            stats = self.stats()  # also where nothing ended: placement follows how fast steps are
         self._timeline.say(self, StepReport(t_s=now_s, events=tuple(events), tokens=tokens, stats=stats))
 
     def _part(self, name: RequestId, discarded: bool) -> None:
