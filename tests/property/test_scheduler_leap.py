@@ -29,6 +29,7 @@ from diptych.domain.request import Sampled, SamplingParams
 from diptych.domain.step import StepPlan, StepResult
 from diptych.domain.worker import Arena
 from diptych.scheduling import Fetch, Scheduler, SchedulerConfig
+from diptych.scheduling.sequence import Sequence
 from support.scheduler_state import prefilling, state_of
 from support.shapes import of_chunk
 from support.works import make_work
@@ -122,11 +123,15 @@ def light_step(scheduler: Scheduler, plan: StepPlan | None, last: int | None) ->
     return events + scheduler.finish(TOKEN, ends(plan, last))
 
 
-def only_decodes(plan: StepPlan | None, running: int, prefilling: bool) -> bool:
-    """Whether a step decoded what had run before it and did nothing else."""
-    if plan is None or prefilling or plan.new or plan.copies:
+def goes_on(plan: StepPlan | None, decodes: int, prompts: list[Sequence]) -> bool:
+    """Whether a step decoded what had decoded before it, perhaps went on with the first of the ``prompts``
+    that had begun without ending it, and did nothing else."""
+    if plan is None or plan.new or plan.copies:
         return False
-    return len(plan.slices) == running
+    chunks = plan.slices[decodes:]
+    if not chunks:
+        return len(plan.slices) == decodes
+    return len(chunks) == 1 and chunks[0].request_id == prompts[0].request_id and not chunks[0].sample
 
 
 class LeapMachine(RuleBasedStateMachine):
@@ -235,13 +240,17 @@ class LeapMachine(RuleBasedStateMachine):
             ahead = self.stepper.steady()
             assert ahead is not None
             assert ahead.steps >= steady.steps - number
-            assert not prefilling(self.stepper)
+            prompts = prefilling(self.stepper)
             plan, said = step(self.stepper)
             assert plan is not None
-            assert only_decodes(plan, ahead.decodes, False), (plan, said)
-            assert len(plan.slices) == steady.decodes == ahead.decodes
-            assert sum(piece.start for piece in plan.slices) == ahead.context_tokens
+            assert goes_on(plan, ahead.decodes, prompts), (plan, said)
+            assert steady.decodes == ahead.decodes
+            assert sum(piece.start for piece in plan.slices[: ahead.decodes]) == ahead.context_tokens
             assert ahead.context_tokens == steady.context_tokens + number * steady.decodes
+            chunks = [(len(piece.token_ids), piece.start) for piece in plan.slices[ahead.decodes :]]
+            assert chunks == [(ahead.new_tokens, ahead.cached_tokens)] * bool(ahead.new_tokens)
+            assert ahead.new_tokens == steady.new_tokens
+            assert ahead.cached_tokens == steady.cached_tokens + number * steady.new_tokens
             events += said
         self.leaper.leap(steps, TOKEN)
         assert flat(events) == flat(self.leaper.drain_events())
@@ -263,12 +272,16 @@ class LeapMachine(RuleBasedStateMachine):
         assert again is None or not again.steps
         if again is None and self._looks(scheduler):
             return  # a prompt that had room but for the growth of this very step
-        running, chunks = scheduler.stats().running, prefilling(scheduler)
+        running, prompts = scheduler.stats().running, prefilling(scheduler)
         plan, _ = step(scheduler)
         ended = scheduler.stats().running < running
-        assert ended or not only_decodes(plan, running, chunks)
+        assert ended or not goes_on(plan, running - len(prompts), prompts)
 
     def _looks(self, scheduler: Scheduler) -> bool:
+        """Whether the next step may look at a waiting prompt."""
+        prompts, head = prefilling(scheduler), scheduler._roster.prefills.head
+        if prompts and (head is None or head.order > prompts[0].order):
+            return False
         stats = scheduler.stats()
         most = self.config.max_running
         if self.config.chunked_prefill:

@@ -81,6 +81,39 @@ def test_the_step_that_ends_a_sequence_is_not_leapt_over():
     assert scheduler.stats().decode_tokens_total == scheduler.stats().decode_steps_total == 4
 
 
+def test_the_middle_of_a_long_prompt_is_leapt_over_with_the_decodes_beside_it():
+    scheduler = scheduler_of(40)
+    scheduler.handle(StartPrefill(work_of("r0", (1, 2), max_tokens=30)))
+    step(scheduler)
+    scheduler.handle(StartPrefill(work_of("r1", tuple(range(100, 137)), max_tokens=5)))
+    scheduler.handle(StartPrefill(work_of("r2", (3,) * 9, max_tokens=5)))
+    assert scheduler.steady() is None  # it admits the prompt
+    step(scheduler)
+    steady = scheduler.steady()
+    assert steady is not None
+    assert of_steady(steady) == (1, 3, 4)  # 30 prompt tokens are left, 7 of them run beside each decode
+    assert (steady.new_tokens, steady.cached_tokens) == (7, 7)
+    scheduler.leap(4, 1)
+    assert scheduler.steady() is None  # the last two tokens leave room for the next prompt
+    assert [(it.request_id, len(it.token_ids), it.start) for it in step(scheduler).slices] == [
+        ("r0", 1, 7),
+        ("r1", 2, 35),
+        ("r2", 5, 0),
+    ]
+    stats = scheduler.stats()
+    assert (stats.prefill_tokens_total, stats.decode_tokens_total, stats.decode_steps_total) == (44, 6, 0)
+
+
+def test_a_prompt_that_may_go_first_ends_the_leap_over_another():
+    scheduler = scheduler_of(40)
+    scheduler.handle(StartPrefill(work_of("r1", tuple(range(40)), max_tokens=5)))
+    step(scheduler)
+    assert steps_ahead(scheduler) == 3
+    scheduler.handle(StartPrefill(work_of("r0", (1, 2), max_tokens=5)))
+    assert scheduler.steady() is None
+    assert [it.request_id for it in step(scheduler).slices] == ["r0", "r1"]
+
+
 def test_what_is_no_leap():
     scheduler = scheduler_of(8)
     scheduler.handle(StartPrefill(work_of("r0", (1, 2), max_tokens=5, stop=(9,))))

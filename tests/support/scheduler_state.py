@@ -76,6 +76,6 @@ def _names(value: Any) -> list[str]:
     return sorted({*slots, *getattr(value, "__dict__", ())})
 
 
-def prefilling(scheduler: Scheduler) -> bool:
-    """Whether a running sequence is still in its prompt."""
-    return any(sequence.phase is Phase.PREFILL for sequence in scheduler._roster.prefilling)
+def prefilling(scheduler: Scheduler) -> list[Sequence]:
+    """Running sequences that are still in their prompts, in order."""
+    return [sequence for sequence in scheduler._roster.prefilling if sequence.phase is Phase.PREFILL]

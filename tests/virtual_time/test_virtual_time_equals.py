@@ -40,6 +40,8 @@ def _spec(*pools: PoolSpec, link: LinkSpec | None = None) -> ClusterSpec:
 SPECS = {
     "mixed": _spec(_pool(Role.MIXED, 3)),
     "small budget": _spec(_pool(Role.MIXED, 2, budget=6)),
+    "small chunks": _spec(_pool(Role.MIXED, 2, budget=24)),
+    "split in small chunks": _spec(_pool(Role.PREFILL, 2, budget=24), _pool(Role.DECODE, 1, budget=24)),
     "split": _spec(_pool(Role.PREFILL, 2), _pool(Role.DECODE, 2)),
     "split over a link": _spec(_pool(Role.PREFILL, 2), _pool(Role.DECODE, 2), link=LINK),
     "hybrid": _spec(_pool(Role.PREFILL, 1), _pool(Role.DECODE, 1), _pool(Role.MIXED, 1)),

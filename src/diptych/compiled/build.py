@@ -31,6 +31,7 @@ SINGLE = (
     "performance/profiled",
     "performance/estimate",
     "planning/agenda",
+    "planning/leaps",
     "planning/driver",
     "planning/host",
     "planning/link",

@@ -4,10 +4,8 @@ Knows: when steps begin and end, how many tokens each sequence still has to come
 not
 know: other workers, policies, what its reports lead to.
 
-While the batch is unchanged and only decodes, the worker *leaps* over many steps at once. A command that
-comes in the
-middle of a leap finds the worker as it would have been: the whole steps until then are taken in, and the
-step under
+While the batch is unchanged, the worker *leaps* over many steps at once. A command that comes in the middle
+of a leap finds the worker as it would have been: the whole steps until then are taken in, and the step under
 way is planned one by one.
 """
 
@@ -25,7 +23,8 @@ from diptych.domain.events import Bounced, Dropped, Finished, PrefillDone, StepR
 from diptych.domain.ids import RequestId, TokenId
 from diptych.domain.request import TokenOut
 from diptych.domain.worker import WorkerInfo, WorkerStats
-from diptych.performance.steps import Line, StepModel, run_s, steps_within
+from diptych.performance.steps import StepModel
+from diptych.planning.leaps import ChunkLeap, DecodeLeap, Leap
 from diptych.planning.measure import Buckets
 from diptych.scheduling import Fetch, Scheduler, StepShape
 
@@ -86,21 +85,6 @@ class _Row:
         self.last_s = last_s
 
 
-class _Leap:
-    """Steps under way that are all alike."""
-
-    __slots__ = ("context_tokens", "decodes", "lines", "start_s", "steps")
-
-    def __init__(
-        self, start_s: float, steps: int, decodes: int, context_tokens: int, lines: tuple[Line, ...]
-    ) -> None:
-        self.start_s = start_s
-        self.steps = steps
-        self.decodes = decodes
-        self.context_tokens = context_tokens
-        self.lines = lines
-
-
 class VirtualWorker:
     """Scheduler, cost model, and the bookkeeping of tokens.
 
@@ -148,7 +132,7 @@ class VirtualWorker:
         self._step: StepShape | None = None
         self._began_s = 0.0
         self._ends_s = 0.0
-        self._leap: _Leap | None = None
+        self._leap: Leap | None = None
         self._halted = False
 
     # ------------------------------------------------------------ what comes in
@@ -240,7 +224,7 @@ class VirtualWorker:
         """Begin a leap or a step, if there is something to run and nothing runs."""
         if self._step is not None or self._leap is not None:
             return
-        if self._leaping and self._rows and self._begin_leap(now_s):
+        if self._leaping and self._begin_leap(now_s):
             return
         self._begin_step(now_s)
 
@@ -350,19 +334,19 @@ class VirtualWorker:
     # ------------------------------------------------------------ leaps
 
     def _begin_leap(self, now_s: float) -> bool:
-        left = self._rounds_left()
-        if left < SHORTEST_LEAP:
+        left = self._rounds_left() if self._rows else None
+        if left is not None and left < SHORTEST_LEAP:
             return False
         steady = self.scheduler.steady(left)
-        if steady is None or steady.decodes != len(self._rows):
+        if steady is None or steady.steps < SHORTEST_LEAP or steady.decodes != len(self._rows):
             return False
-        steps = min(left, steady.steps)
-        if steps < SHORTEST_LEAP:
-            return False
-        lines = self._model.decode_lines(steady.decodes)
-        self._leap = _Leap(now_s, steps, steady.decodes, steady.context_tokens, lines)
-        span_s = run_s(lines, steady.decodes, steady.context_tokens, steps)
-        self._wake_at(now_s + span_s * self.slow)
+        leap: Leap
+        if steady.new_tokens:
+            leap = ChunkLeap(now_s, steady, self.slow, self._model)
+        else:
+            leap = DecodeLeap(now_s, steady, self.slow, self._model)
+        self._leap = leap
+        self._wake_at(now_s + leap.run_s(leap.steps))
         return True
 
     def _rounds_left(self) -> int:
@@ -380,37 +364,40 @@ class VirtualWorker:
         leap = self._leap
         if leap is None:
             return
-        span_s = (now_s - leap.start_s) / self.slow
-        done = steps_within(leap.lines, leap.decodes, leap.context_tokens, leap.steps, span_s)
-        reached_s = leap.start_s + self._run_s(leap, done)
-        self._finish_leap(done, min(reached_s, now_s))
-        self._begin_step(min(reached_s, now_s))
-
-    def _run_s(self, leap: _Leap, steps: int) -> float:
-        return run_s(leap.lines, leap.decodes, leap.context_tokens, steps) * self.slow
+        done = leap.steps_within(now_s - leap.start_s)
+        reached_s = min(leap.start_s + leap.run_s(done), now_s)
+        self._finish_leap(done, reached_s)
+        self._begin_step(reached_s)
 
     def _finish_leap(self, done: int, now_s: float) -> None:
         leap, self._leap = self._leap, None
         if leap is None or not done:
             return
-        if self._stream:
+        if self._stream and leap.decodes:
             self._stream_leap(leap, done)
         self.scheduler.leap(done, FILLER)
-        first_s, last_s = self._run_s(leap, 1), self._run_s(leap, done) - self._run_s(leap, done - 1)
-        for row in self._fresh.values():
-            self._itl.add(leap.start_s + first_s - row.last_s)
-        if self._round_s and leap.decodes > len(self._fresh):
-            self._itl.add(leap.start_s + first_s - self._round_s, leap.decodes - len(self._fresh))
-        self._fresh.clear()
-        if done > 1:
-            self._itl.add_series(first_s, last_s, done - 1, leap.decodes)
-        self._rounds += done
+        if leap.decodes:
+            self._end_rounds(leap, done, now_s)
         self.steps += done
-        self.decode_s += now_s - leap.start_s
-        self._round_s = now_s
+        if leap.prefills:
+            self.prefill_s += now_s - leap.start_s
+        else:
+            self.decode_s += now_s - leap.start_s
         self.note_memory()
 
-    def _stream_leap(self, leap: _Leap, done: int) -> None:
+    def _end_rounds(self, leap: Leap, done: int, now_s: float) -> None:
+        """Everyone who decoded has so many tokens more."""
+        first_at_s = leap.start_s + leap.run_s(1)
+        for row in self._fresh.values():
+            self._itl.add(first_at_s - row.last_s)
+        if self._round_s and leap.decodes > len(self._fresh):
+            self._itl.add(first_at_s - self._round_s, leap.decodes - len(self._fresh))
+        self._fresh.clear()
+        leap.add_gaps(self._itl, done)
+        self._rounds += done
+        self._round_s = now_s
+
+    def _stream_leap(self, leap: Leap, done: int) -> None:
         tokens = [
             TokenOut(
                 request_id=name,

@@ -102,12 +102,23 @@ class Batcher:
 
     def looks_at_imports(self) -> bool:
         """Whether a step that decodes everyone would look at a waiting import."""
-        return self._has_seat() and self._roster.running < self._token_budget
+        return self._has_seat() and len(self._roster.decodes.sequences) < self._token_budget
 
     def looks_at_prompts(self) -> bool:
         """Whether a step that decodes everyone would have looked at a waiting prompt."""
         whole = not self._chunked
         return self._has_seat() and (whole or self._roster.running < self._token_budget)
+
+    def next_chunk(self, prompt: Sequence) -> int:
+        """Tokens of ``prompt``, the first of those that have begun, that a step computes in which everyone
+        decodes; 0 if that step ends it, or looks at a waiting prompt before it."""
+        budget = self._token_budget - len(self._roster.decodes.sequences)
+        if not self._chunked or prompt.remaining <= budget:
+            return 0
+        head = self._roster.prefills.head
+        if head is not None and head.order < prompt.order and self._has_seat():
+            return 0
+        return budget
 
     # ------------------------------------------------------------ decodes
 

@@ -1,4 +1,5 @@
-"""Many equal steps at once: how long a batch that only decodes stays as it is, and what it is afterwards.
+"""Many equal steps at once: how long a batch that only decodes, or goes on with one prompt beside its
+decodes, stays as it is, and what it is afterwards.
 
 In virtual time nobody waits for a single token, so a simulator asks for the next step that is not like the
 one before. Stepping decides what is right: a leap leaves exactly what its steps would have left.
@@ -22,18 +23,25 @@ from diptych.scheduling.sequence import Sequence
 
 
 class Steady:
-    """The next step runs one token of each running sequence and does nothing else."""
+    """The next step runs one token of each decoding sequence, perhaps a chunk in the middle of a prompt, and
+    does nothing else."""
 
-    __slots__ = ("context_tokens", "decodes", "steps")
+    __slots__ = ("cached_tokens", "context_tokens", "decodes", "new_tokens", "steps")
 
-    def __init__(self, decodes: int, context_tokens: int, steps: int) -> None:
+    def __init__(
+        self, decodes: int, context_tokens: int, steps: int, new_tokens: int = 0, cached_tokens: int = 0
+    ) -> None:
         self.decodes = decodes
-        """Sequences in the batch."""
+        """Sequences that decode."""
         self.context_tokens = context_tokens
-        """KV tokens that stand before the next step, over all of the batch."""
+        """KV tokens that stand before the next step, over all that decode."""
         self.steps = steps
         """So many such steps follow each other before one ends a sequence or something else happens; 0 if
         already the next one ends a sequence."""
+        self.new_tokens = new_tokens
+        """Prompt tokens of each step; 0 if it only decodes."""
+        self.cached_tokens = cached_tokens
+        """KV tokens of that prompt before the next step."""
 
 
 class Leaper:
@@ -51,13 +59,17 @@ class Leaper:
     # ------------------------------------------------------------ looking ahead
 
     def steady(self, at_most: int | None) -> Steady | None:
-        """What is ahead, or None: the next step admits, bounces or prefills (or would admit a prompt if its
-        decodes did not grow just then)."""
+        """What is ahead, or None: the next step admits, bounces, or begins or ends a prompt (or would admit a
+        prompt if its decodes did not grow just then)."""
         decodes = self._decodes
         running = len(decodes.sequences)
-        if not running or self._roster.prefilling or running > self._token_budget:
+        if running > self._token_budget:
             return None
         if self._roster.imports.sequences and self._batcher.looks_at_imports():
+            return None
+        if self._roster.prefilling and running < self._token_budget:
+            return self._steady_chunks(self._roster.prefilling[0], at_most)
+        if not running:
             return None
         head, need = self._roster.prefills.head, None
         if head is not None and self._batcher.looks_at_prompts():
@@ -66,16 +78,37 @@ class Leaper:
             need = prompt_need(head, self._pool)
             if not self._batcher.must_wait(need):
                 return None
-        end = decodes.next_end()
-        limit = (decodes.round if end is None else end) - decodes.round - 1
-        if at_most is not None and at_most < limit:
-            limit = at_most
+        limit = self._rounds_left(at_most)
         room = self._steps_with_room(limit or 1, need)
         if not room:
             return None
         if head is not None and need is not None and self._prompt_cache:
             limit = min(limit, self._steps_without_match(head, need))
         return Steady(running, decodes.context_tokens, min(limit, room))
+
+    def _steady_chunks(self, prompt: Sequence, at_most: int | None) -> Steady | None:
+        """The same while ``prompt``, the first of those that have begun, takes all of the budget."""
+        new_tokens = self._batcher.next_chunk(prompt)
+        if not new_tokens:
+            return None
+        steps = (prompt.remaining - 1) // new_tokens
+        running, context_tokens = len(self._decodes.sequences), self._decodes.context_tokens
+        if running:
+            limit = min(steps, self._rounds_left(at_most))
+            room = self._steps_with_room(limit or 1, None)
+            if not room:
+                return None
+            steps = min(limit, room)
+        elif at_most is not None:
+            steps = min(steps, at_most)
+        return Steady(running, context_tokens, steps, new_tokens, prompt.computed)
+
+    def _rounds_left(self, at_most: int | None) -> int:
+        """Rounds before the one that ends a sequence, or ``at_most``."""
+        decodes = self._decodes
+        end = decodes.next_end()
+        limit = (decodes.round if end is None else end) - decodes.round - 1
+        return limit if at_most is None else min(limit, at_most)
 
     def _steps_with_room(self, limit: int, need: PromptNeed | None) -> int:
         """The largest number of steps up to ``limit`` for which every decode finds its block."""
@@ -130,20 +163,34 @@ class Leaper:
 
     # ------------------------------------------------------------ moving ahead
 
-    def leap(self, steps: int, token_id: TokenId) -> None:
-        """Do what ``steps`` steps do to the sequences and to the pool. The caller has asked how many."""
+    def leap(self, steady: Steady, steps: int, token_id: TokenId) -> None:
+        """Do what ``steps`` steps of ``steady`` do to the sequences and to the pool."""
         decodes = self._decodes
-        decodes.fill_with(token_id)
-        target = decodes.round + steps
-        while decodes.round < target:
+        if steady.decodes:
+            decodes.fill_with(token_id)
+        left = steps
+        while left:
             for sequence in decodes.full.copy():
                 if not decodes.grow(sequence, self._pool):
                     raise Bug(f"{sequence.request_id} finds no block in the middle of a leap")
             due = decodes.next_due()
-            decodes.advance((target if due is None else min(target, due)) - decodes.round)
+            rounds = left if due is None else min(left, due - decodes.round)
+            self._prefill(steady, rounds - 1)
+            if steady.decodes:
+                decodes.advance(rounds)
             for sequence in decodes.filled():
                 if self._prompt_cache:
                     publish_full(sequence, self._pool)
+            self._prefill(steady, 1)  # in each step the chunk is written down after the decodes
+            left -= rounds
+
+    def _prefill(self, steady: Steady, steps: int) -> None:
+        if not steady.new_tokens or not steps:
+            return
+        prompt = self._roster.prefilling[0]
+        prompt.computed += steps * steady.new_tokens
+        if self._prompt_cache:
+            publish_full(prompt, self._pool)
 
 
 def _last(fits: Callable[[int], bool], limit: int) -> int:

@@ -334,8 +334,9 @@ class Scheduler:
     # ------------------------------------------------------------ leap
 
     def steady(self, at_most: int | None = None) -> Steady | None:
-        """What lies ahead if the next step, and perhaps many after it, only decodes; None if it does
-        anything else. Who will not want more steps than ``at_most`` says so: looking less far costs less.
+        """What lies ahead if the next step, and perhaps many after it, only decodes or is in the middle of a
+        prompt; None if it does anything else. Who will not want more steps than ``at_most`` says so: looking
+        less far costs less.
         Raises `Bug` while a step is under way."""
         if self._attempts.flight is not None:
             raise Bug("a leap is asked for while a step is under way")
@@ -352,13 +353,15 @@ class Scheduler:
             raise Bug(f"a leap over {steps} steps, steady are {steady.steps if steady else 0}")
         if steady is None or not steps:
             return
-        self._leaper.leap(steps, token_id)
+        self._leaper.leap(steady, steps, token_id)
         self._ahead = None
         self._attempts.ended = []  # the first of these steps would have told the engine
         self._planned_steps += steps
-        self._landing.totals.steps += steps
-        self._landing.totals.decode_steps += steps
-        self._landing.totals.decode_tokens += steps * steady.decodes
+        totals = self._landing.totals
+        totals.steps += steps
+        totals.decode_steps += 0 if steady.new_tokens else steps
+        totals.decode_tokens += steps * steady.decodes
+        totals.prefill_tokens += steps * steady.new_tokens
 
     # ------------------------------------------------------------ looking in
 
