@@ -60,6 +60,14 @@ def test_many_rows_of_a_wide_map_are_those_of_few(rows: int, outputs: int, width
     assert torch.equal(kernels.linear(x_TD, packed), few_TN)
 
 
+def test_more_shares_of_rows_than_there_are_rows() -> None:
+    """Rows so wide that each 32 of them are a share: 17 for two threads."""
+    kernels = native_kernels(2)
+    x_TD, packed = _random(1, 530, 16_640), kernels.pack(_random(2, 33, 16_640))
+    few_TN = torch.cat([kernels.linear(piece, packed) for piece in x_TD.split(16)])
+    assert torch.equal(kernels.linear(x_TD, packed), few_TN)
+
+
 def test_rows_may_lie_apart_and_not_on_any_boundary() -> None:
     kernels = native_kernels()
     wide = _random(1, 9, 131)

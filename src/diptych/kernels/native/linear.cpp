@@ -23,7 +23,8 @@ constexpr int kAhead = 8;                 // bfloat16 tiles' worth that is fetch
 constexpr int kSide = 32;                 // outputs of a square, whose rows fill two tiles: four tiles of sums
 constexpr int kDepth = 16;                // steps of k in a piece: 32 KiB of weight stay in L1, rows stream past it
 constexpr int kMostSquares = 16;          // of rows in one chunk: their partial sums are 64 KiB
-constexpr int64_t kChunkBytes = 3 << 19;  // of packed rows: three quarters of L2, beside sums and weight
+constexpr int64_t kChunkBytes = 1 << 20;  // of packed rows: half of L2, beside sums and weight
+constexpr int64_t kOwnSquares = 8;        // of rows for each thread: with as many, threads share rows and not outputs
 constexpr int kMostPairs = 4;             // of output blocks in one task: each fetches the next one's weight
 constexpr int64_t kCachedRows = 64;       // outputs of more are written past the caches, which they would flush
 
@@ -228,35 +229,44 @@ struct Operands {
   const uint8_t* weight1;
 };
 
-// Sums of a square go on over `steps` more steps of k. From zero without `before`.
+// In the first step: sums of the square before go where they belong, and those of this square come in their place.
+#define EXCHANGE(k, sums, at)                            \
+  do {                                                   \
+    if ((k) > 0) break;                                  \
+    if (leaving) _tile_stored(sums, leaving + (at), 64); \
+    if (before)                                          \
+      _tile_loadd(sums, before + (at), 64);              \
+    else                                                 \
+      _tile_zero(sums);                                  \
+  } while (false)
+
+// Sums of a square go on over `steps` more steps of k, and stay in their tiles. From zero without `before`. The sums of
+// the square before leave one by one, each when its tile is wanted: stores of all of them in a row would fill the
+// queues of the processor, and behind them the tile unit would have nothing to do.
 template <typename W, typename F>
-void square(const Operands& it, int64_t steps, const float* before, float* after, F&& meanwhile) {
-  if (before) {
-    _tile_loadd(0, before, 64);
-    _tile_loadd(2, before + 512, 64);
-    _tile_loadd(1, before + 256, 64);
-    _tile_loadd(3, before + 768, 64);
-  } else {
-    _tile_zero(0);
-    _tile_zero(2);
-    _tile_zero(1);
-    _tile_zero(3);
-  }
+void square(const Operands& it, int64_t steps, const float* before, float* leaving, F&& meanwhile) {
   for (int64_t k = 0; k < steps; ++k) {
     _tile_stream_loadd(4, it.rows + 2 * k * kTileBytes, 64);
     _tile_loadd(6, it.weight0 + k * kTileBytes, 64);
+    EXCHANGE(k, 0, 0);
     MULTIPLY(W, 0, 4, 6);
     _tile_stream_loadd(5, it.rows + (2 * k + 1) * kTileBytes, 64);
+    EXCHANGE(k, 2, 512);
     MULTIPLY(W, 2, 5, 6);
     _tile_loadd(7, it.weight1 + k * kTileBytes, 64);
+    EXCHANGE(k, 1, 256);
     MULTIPLY(W, 1, 4, 7);
-    meanwhile();
+    EXCHANGE(k, 3, 768);
+    meanwhile(k);
     MULTIPLY(W, 3, 5, 7);
   }
-  _tile_stored(0, after, 64);
-  _tile_stored(2, after + 512, 64);
-  _tile_stored(1, after + 256, 64);
-  _tile_stored(3, after + 768, 64);
+}
+
+inline void leave(float* target) {
+  _tile_stored(0, target, 64);
+  _tile_stored(2, target + 512, 64);
+  _tile_stored(1, target + 256, 64);
+  _tile_stored(3, target + 768, 64);
 }
 
 // A chunk of packed rows against pairs of output blocks, one pair after the other.
@@ -284,30 +294,37 @@ class Sweep {
       const uint8_t* tiles1 = second ? tiles(here + second, steps, 1) : tiles0;
       for (int64_t s = 0; s < squares_; ++s) {
         const Operands operands{rows_.tiles + 2 * (s * steps_ + k) * kTileBytes, tiles0, tiles1};
-        Finished<W>& waiting = finished_[turn_];
-        const int64_t lines = (kRows + steps - 1) / steps;
         float* sums = partial_[s][0];
+        const char* coming = reinterpret_cast<const char*>(partial_[s + 1 < squares_ ? s + 1 : 0][0]);
+        const bool fetch = k || (s + 1 == squares_ && !last);
         Ahead ahead = as_it_is() ? Ahead{here + kAhead * kTileBytes, kLines} : share(after, s, steps);
-        square<W>(operands, steps, k ? sums : nullptr, last ? finished_[1 - turn_].sums[0] : sums, [&] {
+        const int64_t lines = (kRows + steps - 1) / steps;
+        square<W>(operands, steps, k ? sums : nullptr, leaving_, [&](int64_t step) {
           for (int64_t line = 0; line < ahead.lines; ++line, ahead.at += 64) {
             _mm_prefetch(reinterpret_cast<const char*>(ahead.at), _MM_HINT_T1);
             _mm_prefetch(reinterpret_cast<const char*>(ahead.at + stride), _MM_HINT_T1);
           }
-          put_lines<W>(job_, waiting, lines);
+          if (fetch)
+            for (int line = 0; line < 4; ++line, coming += 64) _mm_prefetch(coming, _MM_HINT_T0);
+          if (step >= kSettled) put_lines<W>(job_, finished_, lines + 1);
         });
+        put_lines<W>(job_, finished_, kRows);
+        leaving_ = last ? finished_.sums[0] : sums;
         if (last) finish(s * kRows, block * 16);
       }
     }
   }
 
   void end() {
-    put_lines<W>(job_, finished_[turn_], kRows);
+    if (leaving_) leave(leaving_);
+    put_lines<W>(job_, finished_, kRows);
     _mm_sfence();
   }
 
  private:
   static constexpr int64_t kRows = W::Rows::kSquare;
   static constexpr int64_t kLines = (W::kBytes + 63) / 64;  // of a tile
+  static constexpr int64_t kSettled = 2;                    // steps after which sums that left are in memory
 
   struct Ahead {
     const uint8_t* at;
@@ -334,18 +351,17 @@ class Sweep {
   }
 
   void finish(int64_t row, int64_t column) {
-    turn_ = 1 - turn_;
-    finished_[turn_].factors = rows_.factors + row;
-    finished_[turn_].row = first_row_ + row;
-    finished_[turn_].column = column;
-    finished_[turn_].next = 0;
+    finished_.factors = rows_.factors + row;
+    finished_.row = first_row_ + row;
+    finished_.column = column;
+    finished_.next = 0;
   }
 
   const Linear& job_;
   const Packed& rows_;
   int64_t first_row_, squares_, steps_, depth_;
-  int turn_ = 0;
-  Finished<W> finished_[2];
+  Finished<W> finished_;
+  float* leaving_ = nullptr;
   alignas(64) float partial_[kMostSquares][4][256];
   alignas(64) uint8_t wide_[2][W::kNarrow ? kDepth * kTileBytes : 1];
 };
@@ -356,8 +372,8 @@ struct Free {
 
 // Kept between calls: memory that is new is slow at first touch.
 uint8_t* room_for(int64_t bytes) {
-  static std::unique_ptr<uint8_t, Free> room;
-  static int64_t size = 0;
+  thread_local std::unique_ptr<uint8_t, Free> room;
+  thread_local int64_t size = 0;
   if (size < bytes) {
     room.reset();
     room.reset(static_cast<uint8_t*>(std::aligned_alloc(64, bytes)));
@@ -385,13 +401,35 @@ void few_rows(const Linear& job) {
   });
 }
 
-// More rows, a chunk at a time that stays in the cache next to a core.
+// Each thread packs some of the rows and takes them through all of the weight: none waits for another, and the rows are
+// in the cache next to the core that reads them again and again.
+template <typename W>
+void own_rows(const Linear& job, int64_t squares, int64_t fit) {
+  constexpr int64_t kRows = W::Rows::kSquare;
+  const int64_t steps = job.steps<W>(), pairs = padded(job.outputs, kSide) / kSide;
+  const int64_t chunks = padded((squares + fit - 1) / fit, threads());
+  parallel_for(static_cast<int>(chunks), [&](int task) {
+    const int64_t first = task * squares / chunks, count = (task + 1) * squares / chunks - first;
+    const Packed packed = room_for_rows(count * 2 * steps);
+    for (int64_t s = 0; s < count; ++s)
+      W::Rows::pack(job.source(), (first + s) * kRows, kRows, packed.tiles + s * 2 * steps * kTileBytes,
+                    packed.factors + s * kRows);
+    prepare_tiles();
+    Sweep<W> sweep(job, packed, first * kRows, count);
+    for (int64_t pair = 0; pair < pairs; ++pair) sweep.pair(2 * pair);
+    sweep.end();
+  });
+}
+
+// Fewer, but more than one tile: threads share the outputs, so each reads a part of the weight. A chunk of rows at a
+// time, packed by all of them, stays in the caches.
 template <typename W>
 void many_rows(const Linear& job) {
   constexpr int64_t kRows = W::Rows::kSquare;
   const int64_t steps = job.steps<W>(), square_bytes = 2 * steps * kTileBytes;
   const int64_t squares = padded(job.rows, kRows) / kRows, pairs = padded(job.outputs, kSide) / kSide;
   const int64_t fit = std::clamp<int64_t>(kChunkBytes / square_bytes, 1, kMostSquares);
+  if (squares >= kOwnSquares * threads()) return own_rows<W>(job, squares, fit);
   const int64_t chunks = (squares + fit - 1) / fit, chunk = (squares + chunks - 1) / chunks;
   const int64_t group = std::clamp<int64_t>(pairs / (4 * threads()), 1, kMostPairs);
   const Packed packed = room_for_rows(chunk * 2 * steps);

@@ -10,6 +10,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -35,21 +36,16 @@ struct Bf16Rows {
 
   // Rows from `first` on as tiles [k][tile][16][32]; what is missing is zero.
   static void pack(const Source& from, int64_t first, int64_t rows, uint8_t* target, float*) {
-    const int64_t steps = padded(from.in, kIn) / kIn, apart = rows / kTileRows * kTileBytes;
-    for (int64_t row = 0; row < rows; ++row) {
-      uint8_t* line = target + row / kTileRows * kTileBytes + row % kTileRows * 64;
-      if (first + row >= from.rows) {
-        for (int64_t k = 0; k < steps; ++k) _mm512_storeu_si512(line + k * apart, _mm512_setzero_si512());
-        continue;
+    const int64_t steps = padded(from.in, kIn) / kIn, whole = from.in / kIn;
+    const int64_t there = std::clamp<int64_t>(from.rows - first, 0, rows);
+    const bf16* source = from.x + first * from.stride;
+    const __mmask32 rest = (1u << (from.in % kIn)) - 1;
+    for (int64_t k = 0; k < steps; ++k, target += rows * 64) {
+      for (int64_t row = 0; row < there; ++row) {
+        const bf16* at = source + row * from.stride + k * kIn;
+        _mm512_storeu_si512(target + row * 64, k < whole ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi16(rest, at));
       }
-      const bf16* source = from.x + (first + row) * from.stride;
-      const int64_t whole = from.in / kIn;
-      for (int64_t k = 0; k < whole; ++k)
-        _mm512_storeu_si512(line + k * apart, _mm512_loadu_si512(source + k * kIn));
-      if (whole < steps) {
-        const __mmask32 rest = (1u << (from.in % kIn)) - 1;
-        _mm512_storeu_si512(line + whole * apart, _mm512_maskz_loadu_epi16(rest, source + whole * kIn));
-      }
+      for (int64_t row = there; row < rows; ++row) _mm512_storeu_si512(target + row * 64, _mm512_setzero_si512());
     }
   }
 
