@@ -34,6 +34,7 @@ TRACE_RUNS = 5
 REQUESTS = (1_000, 10_000, 100_000, 1_000_000)
 OUTPUT_TOKENS = (16, 64, 256, 1024)
 WORKERS = (2, 4, 8, 16, 32, 64)
+LARGE_CHUNK_TOKENS = 8192
 MEMORY_EVERY = 50_000
 """Requests between two looks at the memory of the long run."""
 
@@ -63,8 +64,13 @@ async def main(console: Console) -> None:
 
 
 def _trace(console: Console) -> list[dict[str, Any]]:
-    """The whole trace on eight workers, mixed and split, alternating."""
-    shapes = {"8 mixed": (8, 0, 0), "4 prefill + 4 decode": (0, 4, 4)}
+    """The whole trace on eight workers, mixed and split, with large chunks and small ones, alternating."""
+    shapes = {
+        "8 mixed": (8, 0, 0, LARGE_CHUNK_TOKENS),
+        "8 mixed, chunks of 512": (8, 0, 0, 512),
+        "4 prefill + 4 decode": (0, 4, 4, LARGE_CHUNK_TOKENS),
+        "4 prefill + 4 decode, chunks of 512": (0, 4, 4, 512),
+    }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in shapes}
     for _ in track(range(TRACE_RUNS), "trace", console=console, transient=True):
         for name, shape in shapes.items():
@@ -122,10 +128,17 @@ def _timed(spec: ClusterSpec, workload: Workload) -> dict[str, float]:
     }
 
 
-def _spec(mixed: int, prefill: int, decode: int) -> ClusterSpec:
+def _spec(mixed: int, prefill: int, decode: int, chunk_tokens: int = LARGE_CHUNK_TOKENS) -> ClusterSpec:
     counts = {Role.MIXED: mixed, Role.PREFILL: prefill, Role.DECODE: decode}
     pools = tuple(
-        PoolSpec(name=role.value, role=role, workers=n, token_budget=8192, max_running=256, profile=PROFILE)
+        PoolSpec(
+            name=role.value,
+            role=role,
+            workers=n,
+            token_budget=chunk_tokens,
+            max_running=256,
+            profile=PROFILE,
+        )
         for role, n in counts.items()
         if n
     )

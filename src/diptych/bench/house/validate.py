@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from diptych.bench.house.anchor import Anchor, drifted
+from diptych.bench.house.anchor import Anchor, Drift, drifted
 from diptych.bench.house.ask import Answer, House
 from diptych.bench.house.calibrate import Calibration, Say, calibrate, with_fitted
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, saturation_rps, sharing
@@ -31,10 +31,6 @@ LOADS = (0.3, 0.55, 0.75)
 """Shares of the rate at which the simulated cluster's busiest pool is always busy."""
 
 SHARED_LOAD = 0.5
-
-ROUNDS = 3
-"""Every load is run so often, with other requests each time and the other loads in between: what disturbs
-the machine for some seconds is then a part of one run, not all of it."""
 
 LEAST_REQUESTS = 24
 """Of one run."""
@@ -97,9 +93,8 @@ async def validate(
 async def _compare(
     name: str, spec: ClusterSpec, run_s: float, rounds: int, seed: int, say: Say
 ) -> list[Comparison]:
-    """The machine's speed drifts by a tenth within minutes where it is shared: an anchor load before and
-    after each run says how fast it was, and the profile is scaled by that. The run itself is not looked
-    at."""
+    """The machine's speed drifts by a tenth within minutes where it is shared: anchor loads before and after
+    each run say how fast it was, and the profile is scaled by that. The run itself is not looked at."""
     watch = StepWatch()
     async with Cluster(spec, journal=watch) as cluster:
         house = House(cluster, seed=seed)
@@ -112,17 +107,24 @@ async def _compare(
         sides = {f"{load:.0%} load": Sides(load * most_rps, poisson) for load in LOADS}
         sides["shared"] = Sides(SHARED_LOAD * most_rps, sharing)
         anchor = Anchor(house, watch, spec)
-        before = await anchor.look()
-        runs = [(label, both) for _ in range(rounds) for label, both in sides.items()]
-        for number, (label, both) in enumerate(runs):
+        looks = [await anchor.look()]
+        runs: list[tuple[Sides, Workload, list[Answer]]] = []
+        plan = [(label, both) for _ in range(rounds) for label, both in sides.items()]
+        for number, (label, both) in enumerate(plan):
             requests = max(LEAST_REQUESTS, int(both.rate_rps * run_s))
             workload = both.make(both.rate_rps, requests, lengths, seed + number)
-            say(f"{name}: {label}, {requests} requests at {both.rate_rps:.3g}/s", number / len(runs))
-            answers = await house.run(workload)
-            after = await anchor.look()
-            both.add(answers, simulate(drifted(spec, before, after), workload, keep_requests=True))
-            before = after
+            say(f"{name}: {label}, {requests} requests at {both.rate_rps:.3g}/s", number / len(plan))
+            runs.append((both, workload, await house.run(workload)))
+            looks.append(await anchor.look())
+    for number, (both, workload, answers) in enumerate(runs):
+        both.add(answers, simulate(drifted(spec, *_around(looks, number)), workload, keep_requests=True))
     return [row for label, both in sides.items() for row in both.rows(name, label)]
+
+
+def _around(looks: Sequence[Drift], number: int) -> list[Drift]:
+    """The looks that say how fast the machine was during a run: one look is off by some hundredths itself,
+    so two on each side count, and the nearest twice."""
+    return [*looks[max(0, number - 1) : number + 3], *looks[number : number + 2]]
 
 
 class Sides:

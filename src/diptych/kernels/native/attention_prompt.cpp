@@ -1,5 +1,7 @@
 // The walk of prompts: many full query tiles share what is prepared of 64 positions, bound by tiles and exponentials.
 // Queries are columns everywhere: a line of scores becomes a line of weights without moving between columns.
+#include <cstring>
+
 #include "attention.h"
 #include "rooms.h"
 #include "tiles.h"
@@ -15,6 +17,7 @@ struct alignas(64) Room {
   bf16 values[2][kMostWidth / 16][16][32];  // [16 wide][32 positions]
   alignas(64) Scores scores;
   alignas(64) Weights weights;
+  alignas(64) bf16 rows[kQueries][kMostWidth];
   Tile tiles[kTilesTogether];
   Sums total[kTilesTogether];
   Sums part[kTilesTogether];
@@ -133,17 +136,28 @@ void merge_tile(const Job& job, Sums& total, const Sums& part) {
   }
 }
 
-void put_tile(const Job& job, const Span& span, int head, const Tile& tile, const Sums& sums) {
+// Rows lie far apart in memory. They are written past the caches, where that is possible: fetching each line first takes
+// longer than it saves whoever reads it.
+void put_tile(const Job& job, const Span& span, int head, const Tile& tile, const Sums& sums, Room& room) {
   const int group = job.group();
   const __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_load_ps(sums.total));
   for (int e = 0; e < job.width; e += 16) {
     __m512 lines[16];
     for (int i = 0; i < 16; ++i) lines[i] = _mm512_mul_ps(_mm512_load_ps(sums.values + (e + i) * kQueries), share);
     transpose(lines);
-    for (int q = 0; q < tile.queries_of(job); ++q) {
-      const int64_t row = span.first_row + tile.row + q / group;
-      store_bf16(job.out + row * job.out_stride + (head * group + q % group) * job.width + e, lines[q]);
+    for (int q = 0; q < kQueries; ++q) store_bf16(room.rows[q] + e, lines[q]);
+  }
+  const int64_t bytes = job.width * sizeof(bf16);
+  const bool whole_lines = reinterpret_cast<uintptr_t>(job.out) % 64 == 0 && job.out_stride % 32 == 0;
+  for (int q = 0; q < tile.queries_of(job); ++q) {
+    const int64_t row = span.first_row + tile.row + q / group;
+    bf16* target = job.out + row * job.out_stride + (head * group + q % group) * job.width;
+    if (!whole_lines) {
+      std::memcpy(target, room.rows[q], bytes);
+      continue;
     }
+    for (int e = 0; e < job.width; e += 32)
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(target + e), _mm512_load_si512(room.rows[q] + e));
   }
 }
 
@@ -164,7 +178,8 @@ void prompt(const Job& job, const Span& span, int head, int row) {
     if (from != begin)
       for (int t = 0; t < count; ++t) merge_tile(job, room.total[t], room.part[t]);
   }
-  for (int t = 0; t < count; ++t) put_tile(job, span, head, room.tiles[t], room.total[t]);
+  for (int t = 0; t < count; ++t) put_tile(job, span, head, room.tiles[t], room.total[t], room);
+  _mm_sfence();
 }
 
 }  // namespace diptych::attention
