@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from statistics import median
+from typing import TypeAlias
 
 import msgspec
 
@@ -36,11 +38,15 @@ BESIDE_BATCHES = ((2, 128), (8, 512))
 """Batches, and the mean context of their sequences, beside which prompts are computed."""
 
 ROUNDS = 2
-"""All experiments are done so many times: a machine that is slow for some seconds must not spoil all samples
-of one kind."""
+"""All batches are done so many times: a machine that is slow for some seconds must not spoil all samples of
+one kind."""
 
-REPEATS = 3
-"""Single prompts of a length in a round; fewer when they are slow."""
+VISITS = 5
+"""So many times come all single prompts, with batches in between. A length has a row of the profile for
+itself, so one slow moment must never be half of its samples."""
+
+REPEATS = 2
+"""Single prompts of a length in a visit; fewer when they are slow."""
 
 REST_S = 0.1
 """Before each single prompt, as between the prompts of a worker with some load: a core that has rested so
@@ -86,6 +92,17 @@ class Samples(msgspec.Struct, kw_only=True):
     """To an idle worker: the wait for a step under way is the simulator's business."""
 
 
+_Experiment: TypeAlias = tuple[Callable[[int, int], Awaitable[None]], int, int]
+"""What to do, with which two numbers."""
+
+
+def _interleaved(visited: Sequence[_Experiment], others: Sequence[_Experiment]) -> list[_Experiment]:
+    """``visited`` as a whole `VISITS` times, and an even share of ``others`` after each."""
+    ends = [len(others) * visit // VISITS for visit in range(VISITS + 1)]
+    shares = [others[start:end] for start, end in pairwise(ends)]
+    return [experiment for share in shares for experiment in (*visited, *share)]
+
+
 class Experiments:
     """Runs them one after the other on a cluster that nobody else uses. ``say`` hears what comes next."""
 
@@ -107,22 +124,23 @@ class Experiments:
         """All of them."""
         prompts = [n for n in sorted({*PROMPTS, self._budget}) if self._possible(n)]
         contexts = [n for n in CONTEXTS if 2 * n < self._longest - MANY_TOKENS]
-        plan: list[tuple[Callable[[int, int], Awaitable[None]], int, int]]
-        plan = [(self._single, n, 0) for n in prompts]
+        single: list[_Experiment] = [(self._single, n, 0) for n in prompts]
+        other: list[_Experiment] = []
         if self._prompt_cache:
-            plan += [(self._behind, n, self._prefix) for n in BEHIND if self._possible(n + self._prefix)]
-        plan += [
+            other += [(self._behind, n, self._prefix) for n in BEHIND if self._possible(n + self._prefix)]
+        other += [
             (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
         ]
-        plan += [
+        other += [
             (partial(self._beside, context), b, n)
             for b, context in self._batches_beside()
             for n in BESIDE
             if self._possible(n)
         ]
         await self._warm_up(prompts)
-        for number, (experiment, first, second) in enumerate(plan * ROUNDS):
-            self._say(_words(experiment, first, second), number / len(plan) / ROUNDS)
+        plan = _interleaved(single, other * ROUNDS)
+        for number, (experiment, first, second) in enumerate(plan):
+            self._say(_words(experiment, first, second), number / len(plan))
             await experiment(first, second)
         return self.samples
 
