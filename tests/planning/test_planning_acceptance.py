@@ -9,6 +9,7 @@ import pytest
 from diptych.planning.acceptance import (
     coder,
     distserve_goodput,
+    plane_coder,
     plane_distserve,
     plane_machines,
     regimes,
@@ -133,3 +134,9 @@ def test_the_coder_is_served_best_unsplit() -> None:
     assert min(it.e2e_mean_s for it in apart.values()) > combined.e2e_mean_s
     assert apart["2:6"].binding == "prefill"
     assert apart["2:6"].completed_rps == pytest.approx(0.8, rel=0.08)
+
+
+def test_on_the_plane_no_split_of_the_coder_beats_combined_at_a_low_rate(data: Path) -> None:
+    """The narrowest of T13's rates: how often workers tell their load decides there."""
+    rows = plane_coder.rows_at(data, 0)
+    assert [f"{row.quantity}: {row.expected} but {row.obtained}" for row in failures(rows)] == []
