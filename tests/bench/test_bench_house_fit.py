@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from diptych.bench.house.anchor import Anchor, Drift, drifted
-from diptych.bench.house.experiments import DecodeSample, PrefillSample, Samples
+from diptych.bench.house.experiments import (
+    VISITS,
+    DecodeSample,
+    Experiment,
+    PrefillSample,
+    Samples,
+    interleaved,
+)
 from diptych.bench.house.fit import fit_profile
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, sharing
 from diptych.bench.house.steps import Step, StepWatch
@@ -201,3 +208,17 @@ def test_an_anchor_finds_how_much_slower_the_cluster_is() -> None:
     found = asyncio.run(Anchor(cast("House", house), watch, spec).look())
     assert found.prefill == pytest.approx(1.25, rel=0.01)
     assert found.decode == pytest.approx(0.8, rel=0.01)
+
+
+@pytest.mark.parametrize("others", [0, 3, VISITS, 23])
+def test_single_prompts_come_in_visits_with_everything_else_once_in_between(others: int) -> None:
+    async def nothing(_first: int, _second: int) -> None: ...
+
+    visited: list[Experiment] = [(nothing, n, 0) for n in (1, 2)]
+    rest: list[Experiment] = [(nothing, 100 + n, 0) for n in range(others)]
+    plan = [first for _, first, _ in interleaved(visited, rest)]
+    assert plan.count(1) == plan.count(2) == VISITS
+    assert [n for n in plan if n >= 100] == [n for _, n, _ in rest]
+    starts = [place for place, n in enumerate(plan) if n == 1]
+    shares = [after - before - 2 for before, after in zip(starts, [*starts[1:], len(plan)], strict=True)]
+    assert max(shares) - min(shares) <= 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from diptych.bench.house.anchor import Drift
 from diptych.bench.house.ask import Answer
 from diptych.bench.house.loads import lengths_for, poisson
-from diptych.bench.house.validate import Sides
+from diptych.bench.house.validate import Sides, around
 from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import ClusterError
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
@@ -92,3 +93,11 @@ def test_a_request_that_did_not_finish_is_no_measurement() -> None:
     answers[2].report = None
     with pytest.raises(ClusterError, match=r"^1 of 4 real requests did not finish"):
         Sides(2.0, poisson).add(answers, result)
+
+
+def test_the_looks_next_to_a_run_count_twice_and_those_beyond_once() -> None:
+    looks = [Drift(float(i), 1.0) for i in range(6)]
+    assert sorted(look.prefill for look in around(looks, 2)) == [1, 2, 2, 3, 3, 4]
+    assert sorted(look.prefill for look in around(looks, 0)) == [0, 0, 1, 1, 2]
+    assert sorted(look.prefill for look in around(looks, 4)) == [3, 4, 4, 5, 5]
+    assert sorted(look.prefill for look in around(looks[:2], 0)) == [0, 0, 1, 1]

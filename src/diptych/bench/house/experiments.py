@@ -92,11 +92,11 @@ class Samples(msgspec.Struct, kw_only=True):
     """To an idle worker: the wait for a step under way is the simulator's business."""
 
 
-_Experiment: TypeAlias = tuple[Callable[[int, int], Awaitable[None]], int, int]
+Experiment: TypeAlias = tuple[Callable[[int, int], Awaitable[None]], int, int]
 """What to do, with which two numbers."""
 
 
-def _interleaved(visited: Sequence[_Experiment], others: Sequence[_Experiment]) -> list[_Experiment]:
+def interleaved(visited: Sequence[Experiment], others: Sequence[Experiment]) -> list[Experiment]:
     """``visited`` as a whole `VISITS` times, and an even share of ``others`` after each."""
     ends = [len(others) * visit // VISITS for visit in range(VISITS + 1)]
     shares = [others[start:end] for start, end in pairwise(ends)]
@@ -124,8 +124,8 @@ class Experiments:
         """All of them."""
         prompts = [n for n in sorted({*PROMPTS, self._budget}) if self._possible(n)]
         contexts = [n for n in CONTEXTS if 2 * n < self._longest - MANY_TOKENS]
-        single: list[_Experiment] = [(self._single, n, 0) for n in prompts]
-        other: list[_Experiment] = []
+        single: list[Experiment] = [(self._single, n, 0) for n in prompts]
+        other: list[Experiment] = []
         if self._prompt_cache:
             other += [(self._behind, n, self._prefix) for n in BEHIND if self._possible(n + self._prefix)]
         other += [
@@ -138,7 +138,7 @@ class Experiments:
             if self._possible(n)
         ]
         await self._warm_up(prompts)
-        plan = _interleaved(single, other * ROUNDS)
+        plan = interleaved(single, other * ROUNDS)
         for number, (experiment, first, second) in enumerate(plan):
             self._say(_words(experiment, first, second), number / len(plan))
             await experiment(first, second)

@@ -117,11 +117,11 @@ async def _compare(
             runs.append((both, workload, await house.run(workload)))
             looks.append(await anchor.look())
     for number, (both, workload, answers) in enumerate(runs):
-        both.add(answers, simulate(drifted(spec, *_around(looks, number)), workload, keep_requests=True))
+        both.add(answers, simulate(drifted(spec, *around(looks, number)), workload, keep_requests=True))
     return [row for label, both in sides.items() for row in both.rows(name, label)]
 
 
-def _around(looks: Sequence[Drift], number: int) -> list[Drift]:
+def around(looks: Sequence[Drift], number: int) -> list[Drift]:
     """The looks that say how fast the machine was during a run: one look is off by some hundredths itself,
     so two on each side count, and the nearest twice."""
     return [*looks[max(0, number - 1) : number + 3], *looks[number : number + 2]]

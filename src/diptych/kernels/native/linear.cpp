@@ -296,17 +296,17 @@ class Sweep {
         const Operands operands{rows_.tiles + 2 * (s * steps_ + k) * kTileBytes, tiles0, tiles1};
         float* sums = partial_[s][0];
         const char* coming = reinterpret_cast<const char*>(partial_[s + 1 < squares_ ? s + 1 : 0][0]);
-        const bool fetch = k || (s + 1 == squares_ && !last);
+        const bool fetch = k || (s + 1 == squares_ && !last);  // the next square does not begin from zero
         Ahead ahead = as_it_is() ? Ahead{here + kAhead * kTileBytes, kLines} : share(after, s, steps);
-        const int64_t lines = (kRows + steps - 1) / steps;
+        const int64_t lines = kRows / std::max<int64_t>(1, steps - kSettled) + 1;
         square<W>(operands, steps, k ? sums : nullptr, leaving_, [&](int64_t step) {
           for (int64_t line = 0; line < ahead.lines; ++line, ahead.at += 64) {
             _mm_prefetch(reinterpret_cast<const char*>(ahead.at), _MM_HINT_T1);
             _mm_prefetch(reinterpret_cast<const char*>(ahead.at + stride), _MM_HINT_T1);
           }
           if (fetch)
-            for (int line = 0; line < 4; ++line, coming += 64) _mm_prefetch(coming, _MM_HINT_T0);
-          if (step >= kSettled) put_lines<W>(job_, finished_, lines + 1);
+            for (int line = 0; line < kSumLines; ++line, coming += 64) _mm_prefetch(coming, _MM_HINT_T0);
+          if (step >= kSettled) put_lines<W>(job_, finished_, lines);
         });
         put_lines<W>(job_, finished_, kRows);
         leaving_ = last ? finished_.sums[0] : sums;
@@ -324,6 +324,7 @@ class Sweep {
  private:
   static constexpr int64_t kRows = W::Rows::kSquare;
   static constexpr int64_t kLines = (W::kBytes + 63) / 64;  // of a tile
+  static constexpr int kSumLines = 4 * kTileBytes / 64 / kDepth;  // of a square's sums, in each step of a piece
   static constexpr int64_t kSettled = 2;                    // steps after which sums that left are in memory
 
   struct Ahead {
