@@ -19,6 +19,7 @@ from diptych.kernels.invariant_tiles import (
     gather_run_tokens,
     hidden,
     kv_tiles,
+    products,
     query_tile_rows,
     tile_positions,
 )
@@ -110,17 +111,17 @@ def _mix(q_QRE: Tensor, k_LE: Tensor, v_LE: Tensor, group: _Group, scratch: Scra
     tiles, rows, width = q_QRE.shape
     scores_JQRL = scratch.take("scores", (len(group.kv), tiles, rows, KV_TILE_TOKENS), q_QRE)
     for rank, tile in enumerate(group.kv):
-        torch.bmm(q_QRE, _tile(k_LE, tile, tiles).transpose(1, 2), out=scores_JQRL[rank])
+        products(q_QRE, _tile(k_LE, tile, tiles).transpose(1, 2), scores_JQRL[rank])
         unseen = group.hidden[rank]
         if unseen is not None:
             scores_JQRL[rank].masked_fill_(unseen, float("-inf"))
     top_QR1 = scores_JQRL.amax(-1, keepdim=True).amax(0)
     sums_JQR1 = scores_JQRL.sub_(top_QR1).exp_().sum(-1, keepdim=True)
     total_QR1 = sums_JQR1[0].clone()
-    mixed_QRE = torch.bmm(scores_JQRL[0], _tile(v_LE, group.kv[0], tiles))
+    mixed_QRE = products(scores_JQRL[0], _tile(v_LE, group.kv[0], tiles), torch.empty_like(q_QRE))
     part_QRE = scratch.take("part", (tiles, rows, width), q_QRE)
     for rank, tile in enumerate(group.kv[1:], start=1):
-        torch.bmm(scores_JQRL[rank], _tile(v_LE, tile, tiles), out=part_QRE)
+        products(scores_JQRL[rank], _tile(v_LE, tile, tiles), part_QRE)
         mixed_QRE.add_(part_QRE)
         total_QR1.add_(sums_JQR1[rank])
     return mixed_QRE.div_(total_QR1)

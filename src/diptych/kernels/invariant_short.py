@@ -21,6 +21,7 @@ from diptych.kernels.invariant_tiles import (
     gather_run_tokens,
     hidden,
     kv_tiles,
+    products,
     query_tile_rows,
     tile_positions,
 )
@@ -138,12 +139,14 @@ def short_attention(
     q_items = q_NKRE[plan.pair_span_P].flatten(0, 1)
     k_items = scratch.gather("k", k_BKSE, plan.runs_PKU, run).flatten(0, 1)
     scores = scratch.take("scores", (*k_items.shape[:1], tile_R, KV_TILE_TOKENS), q_THE)
-    torch.bmm(q_items, k_items.transpose(1, 2), out=scores)
+    products(q_items, k_items.transpose(1, 2), scores)
     weights, sums_PKR1 = _softmax_parts(scores, plan)
     v_PKLE = scratch.gather("v", v_BKSE, plan.runs_PKU, run)
     for pair, filled in plan.tails:
         v_PKLE[pair, :, filled:].zero_()
-    parts_PKRE = torch.bmm(weights, v_PKLE.flatten(0, 1)).view(-1, shape.kv_heads, tile_R, shape.head_dim)
+    parts = scratch.take("parts", (*weights.shape[:2], shape.head_dim), q_THE)
+    products(weights, v_PKLE.flatten(0, 1), parts)
+    parts_PKRE = parts.view(-1, shape.kv_heads, tile_R, shape.head_dim)
     mixed_NKRE = _sum_ranks(parts_PKRE, plan.counts) / _sum_ranks(sums_PKR1, plan.counts)
     rows = mixed_NKRE.view(-1, shape.kv_heads, query_tile_rows(shape), shape.group, shape.head_dim)
     flat = rows.transpose(1, 2).reshape(-1, shape.heads, shape.head_dim)

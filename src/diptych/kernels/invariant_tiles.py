@@ -48,3 +48,11 @@ def hidden(query_Q: Tensor, key_L: Tensor, window: int | None) -> Tensor:
 def tile_positions(tiles: Tensor) -> Tensor:
     """Positions [..., L] of kv tiles [...]."""
     return tiles.unsqueeze(-1) * KV_TILE_TOKENS + torch.arange(KV_TILE_TOKENS, device=tiles.device)
+
+
+def products(left_PRX: Tensor, right_PXC: Tensor, out_PRC: Tensor) -> Tensor:
+    """Products of P pairs of tiles into ``out``. A single pair gets company: a library may share one product
+    among threads, with sums in another order than it has in a batch (seen for 5 to 7 rows on AMD)."""
+    if left_PRX.shape[0] == 1:
+        return out_PRC.copy_(torch.bmm(left_PRX.expand(2, -1, -1), right_PXC.expand(2, -1, -1))[:1])
+    return torch.bmm(left_PRX, right_PXC, out=out_PRC)
