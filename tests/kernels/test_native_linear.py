@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -87,7 +91,24 @@ def test_other_types_and_widths_are_refused() -> None:
         kernels.linear(_random(1, 1, 31), packed)
 
 
-def test_the_switch_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIPTYCH_KERNELS", "torch")
-    with pytest.raises(NotNative, match="DIPTYCH_KERNELS=torch"):
+@pytest.mark.parametrize(("switch", "reason"), [("torch", "=torch$"), ("amx", "'torch' and 'vectors'")])
+def test_the_switch_turns_them_off(switch: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPTYCH_KERNELS", switch)
+    with pytest.raises(NotNative, match=reason):
         library.__wrapped__()
+
+
+def test_the_unit_follows_from_the_processor_and_the_switch() -> None:
+    """In a process of its own: the library is told once."""
+    native_kernels()
+    program = (
+        "from diptych.kernels.native.load import library, processor_features, NEEDED_FOR_TILES as tiles;"
+        "print(library().dp_on_tiles(), int(processor_features().issuperset(tiles)))"
+    )
+    for switch in ("", "vectors"):
+        environment = os.environ | {"DIPTYCH_KERNELS": switch}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        used, there = done.stdout.split()
+        assert used == ("0" if switch else there)

@@ -1,6 +1,7 @@
 // The walk of decodes: one query tile of few queries for each head, bound by memory. Queries are lines of the weights
 // and of the sums, so that only those that exist cost something.
 #include "attention.h"
+#include "products.h"
 #include "rooms.h"
 #include "tiles.h"
 
@@ -10,7 +11,8 @@ namespace {
 struct alignas(64) Room {
   KeyCopies keys;
   bf16 values[2][kMostWidth / 16][16][16][2];  // [32 positions][16 wide]: pairs of positions side by side
-  float scores[kKeys][kQueries];
+  float scores[kKeys][kQueries];  // by tiles
+  float lines[kQueries][kKeys];   // by vectors
   bf16 weights[kQueries][kKeys] = {};
   Tile tiles[kHeadsTogether];
 };
@@ -29,8 +31,54 @@ void prepare_values(const Job& job, const Span& span, int head, int from, int un
   }
 }
 
+// Scores of 64 positions, one line of positions for each query. Words of 16 keys side by side are turned once for all
+// queries.
+void score_on_vectors(const Job& job, const Keys& keys, const Tile& tile, Room& room, Ahead& ahead) {
+  const int queries = tile.queries_of(job);
+  for (int k = 0; k < job.width / 32; ++k)
+    for (int part = 0; part < kKeys / 16; ++part) {
+      __m512 words[16];
+      for (int i = 0; i < 16; ++i)
+        words[i] = _mm512_loadu_ps(keys.at[part] + i * (keys.stride[part] / int64_t{sizeof(bf16)}) + 32 * k);
+      ahead.some(8);
+      transpose(words);
+      for (int q = 0; q < queries; ++q) {
+        float* line = room.lines[q] + 16 * part;
+        __m512 sums = k ? _mm512_load_ps(line) : _mm512_setzero_ps();
+        for (int word = 0; word < 16; ++word)
+          sums = add_pairs(sums, words[word], spread_pair(tile.queries[k][word][q]));
+        _mm512_store_ps(line, sums);
+      }
+    }
+}
+
+// The highest score of each query, unscaled; where a query may not look, its score becomes −inf.
+__m512 highest_of_lines(const Job& job, const Tile& tile, int from, Room& room) {
+  const bool all = tile.all_from <= from && from + kKeys <= tile.all_until;
+  alignas(64) float highest[kQueries];
+  _mm512_store_ps(highest, _mm512_set1_ps(kNothing));
+  for (int q = 0; q < tile.queries_of(job); ++q) {
+    const __m512i first = _mm512_set1_epi32(tile.first[q]), last = _mm512_set1_epi32(tile.last[q]);
+    __m512 most = _mm512_set1_ps(kNothing);
+    for (int part = 0; part < kKeys / 16; ++part) {
+      float* at = room.lines[q] + 16 * part;
+      __m512 line = _mm512_load_ps(at);
+      if (!all) {
+        const __m512i position = _mm512_add_epi32(_mm512_set1_epi32(from + 16 * part), _mm512_setr_epi32(
+            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        const __mmask16 seen = _mm512_cmple_epi32_mask(first, position) & _mm512_cmple_epi32_mask(position, last);
+        line = _mm512_mask_mov_ps(_mm512_set1_ps(kNothing), seen, line);
+        _mm512_store_ps(at, line);
+      }
+      most = _mm512_max_ps(most, line);
+    }
+    highest[q] = _mm512_reduce_max_ps(most);
+  }
+  return _mm512_load_ps(highest);
+}
+
 // Scores of 64 positions, one line of queries for each.
-void score(const Job& job, const Keys& keys, const Tile& tile, Room& room, Ahead& ahead) {
+void score_on_tiles(const Job& job, const Keys& keys, const Tile& tile, Room& room, Ahead& ahead) {
   for (int half = 0; half < 4; half += 2) {
     _tile_zero(0);
     _tile_zero(1);
@@ -51,16 +99,22 @@ void score(const Job& job, const Keys& keys, const Tile& tile, Room& room, Ahead
 void soften(const Job& job, const Tile& tile, int from, Sums& sums, Room& room, Ahead& ahead) {
   const int queries = tile.queries_of(job);
   const __m512 scale = _mm512_set1_ps(job.scale);
-  const Moved moved = follow(_mm512_mul_ps(highest(tile, from, room.scores), scale), sums);
+  const bool tiles = on_tiles();
+  const __m512 most = tiles ? highest(tile, from, room.scores) : highest_of_lines(job, tile, from, room);
+  const Moved moved = follow(_mm512_mul_ps(most, scale), sums);
   alignas(64) float bases[kQueries], worths[kQueries];
   _mm512_store_ps(bases, moved.base);
   _mm512_store_ps(worths, moved.worth);
   __m512 totals[kQueries] = {};
   for (int part = 0; part < kKeys / 16; ++part) {
     __m512 lines[16];
-    for (int i = 0; i < 16; ++i) lines[i] = _mm512_load_ps(room.scores[16 * part + i]);
     ahead.some(32);
-    transpose(lines);
+    if (tiles) {
+      for (int i = 0; i < 16; ++i) lines[i] = _mm512_load_ps(room.scores[16 * part + i]);
+      transpose(lines);
+    } else {
+      for (int q = 0; q < queries; ++q) lines[q] = _mm512_load_ps(room.lines[q] + 16 * part);
+    }
     for (int q = 0; q < queries; ++q) {
       const __m512 weight = power_of_two(_mm512_fmsub_ps(lines[q], scale, _mm512_set1_ps(bases[q])));
       totals[q] = _mm512_add_ps(totals[q], weight);
@@ -79,9 +133,33 @@ void soften(const Job& job, const Tile& tile, int from, Sums& sums, Room& room, 
   }
 }
 
+// Some 16-wide pieces of the values side by side, so that no product waits for the one before.
+template <int kPieces>
+void add_pieces(float* target, const bf16* weights, const Room& room, int piece) {
+  __m512 sums[kPieces];
+  for (int i = 0; i < kPieces; ++i) sums[i] = _mm512_load_ps(target + 16 * i);
+  for (int pair = 0; pair < kKeys / 2; ++pair) {
+    const __m512 weight = spread_pair(weights + 2 * pair);
+    for (int i = 0; i < kPieces; ++i)
+      sums[i] = add_pairs(sums[i], _mm512_load_ps(room.values[pair / 16][piece + i][pair % 16]), weight);
+  }
+  for (int i = 0; i < kPieces; ++i) _mm512_store_ps(target + 16 * i, sums[i]);
+}
+
+void add_values_on_vectors(const Job& job, const Tile& tile, Sums& sums, const Room& room, Ahead& ahead) {
+  const int pieces = job.width / 16;
+  for (int q = 0; q < tile.queries_of(job); ++q) {
+    float* target = sums.values + q * kMostWidth;
+    ahead.some(32);
+    int piece = 0;
+    for (; piece + 8 <= pieces; piece += 8) add_pieces<8>(target + 16 * piece, room.weights[q], room, piece);
+    for (; piece < pieces; piece += 2) add_pieces<2>(target + 16 * piece, room.weights[q], room, piece);
+  }
+}
+
 // Two 16-wide pieces of the values at a time, so that no product waits for the one before. Weights and sums are short
 // tiles.
-void add_values(const Job& job, Sums& sums, const Room& room, Ahead& ahead) {
+void add_values_on_tiles(const Job& job, Sums& sums, const Room& room, Ahead& ahead) {
   constexpr int64_t kStride = kMostWidth * sizeof(float);
   for (int e = 0; e < job.width / 16; e += 2) {
     float* target = sums.values + 16 * e;
@@ -113,6 +191,7 @@ void segment(const Job& job, const Span& span, const Part& part, Sums* sums) {
     prepare(job, span, part.head + h, 0, room.tiles[h]);
     clear(sums[h], room.tiles[h].queries_of(job) * kMostWidth);
   }
+  const bool tiles = on_tiles();
   prepare_tiles(room.tiles[0].queries_of(job));
   const int until = std::min(span.start + span.rows, part.from + kSegment);
   for (int at = part.from; at < until; at += kKeys) {
@@ -122,9 +201,13 @@ void segment(const Job& job, const Span& span, const Part& part, Sums* sums) {
       prepare_values(job, span, head, at, until, room, ahead);
       const Tile& tile = room.tiles[h];
       if (!tile.sees(job, at)) continue;
-      score(job, keys_of(job, span, head, at, until, room.keys), tile, room, ahead);
+      const Keys keys = keys_of(job, span, head, at, until, room.keys);
+      (tiles ? score_on_tiles : score_on_vectors)(job, keys, tile, room, ahead);
       soften(job, tile, at, sums[h], room, ahead);
-      add_values(job, sums[h], room, ahead);
+      if (tiles)
+        add_values_on_tiles(job, sums[h], room, ahead);
+      else
+        add_values_on_vectors(job, tile, sums[h], room, ahead);
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "products.h"
 #include "rooms.h"
 #include "tiles.h"
 
@@ -41,7 +42,16 @@ void prepare_values(const Job& job, const Span& span, int head, int from, int un
 }
 
 // Scores of 64 positions, one line of queries for each.
-void score(const Job& job, const Keys& keys, const Tile& tile, Scores& scores) {
+void score_on_vectors(const Job& job, const Keys& keys, const Tile& tile, Scores& scores) {
+  for (int part = 0; part < kKeys / 16; ++part) {
+    __m512 lines[16] = {};
+    for (int k = 0; k < job.width / 32; ++k)
+      add_rows(lines, keys.at[part] + 32 * k, keys.stride[part] / sizeof(bf16), tile.queries[k][0][0], 16);
+    for (int i = 0; i < 16; ++i) _mm512_store_ps(scores[16 * part + i], lines[i]);
+  }
+}
+
+void score_on_tiles(const Job& job, const Keys& keys, const Tile& tile, Scores& scores) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -88,8 +98,18 @@ void soften(const Job& job, const Tile& tile, int from, Sums& sums, Room& room) 
     }
 }
 
+void add_values_on_vectors(const Job& job, Sums& sums, const Room& room) {
+  for (int e = 0; e < job.width / 16; ++e) {
+    float* target = sums.values + 16 * kQueries * e;
+    __m512 lines[16];
+    for (int i = 0; i < 16; ++i) lines[i] = _mm512_load_ps(target + i * kQueries);
+    for (int half = 0; half < 2; ++half) add_rows(lines, room.values[half][e][0], 32, room.weights[half][0][0], 16);
+    for (int i = 0; i < 16; ++i) _mm512_store_ps(target + i * kQueries, lines[i]);
+  }
+}
+
 // Two 16-wide pieces of the values at a time, so that no product waits for the one before.
-void add_values(const Job& job, Sums& sums, const Room& room) {
+void add_values_on_tiles(const Job& job, Sums& sums, const Room& room) {
   _tile_loadd(4, room.weights[0], 64);
   _tile_loadd(5, room.weights[1], 64);
   for (int e = 0; e < job.width / 16; e += 2) {
@@ -111,6 +131,7 @@ void add_values(const Job& job, Sums& sums, const Room& room) {
 
 // Adds positions [from, until) (from: a multiple of 64) to the sums.
 void walk(const Job& job, const Span& span, int head, int from, int until, int count, Sums* sums, Room& room) {
+  const bool tiles = on_tiles();
   for (int at = from; at < until; at += kKeys) {
     const int next = at + kAhead * kKeys;
     Ahead ahead(job, span, head, next, std::min(until, next + kKeys));
@@ -120,9 +141,9 @@ void walk(const Job& job, const Span& span, int head, int from, int until, int c
       const Tile& tile = room.tiles[t];
       if (!tile.sees(job, at)) continue;
       ahead.some(64);
-      score(job, keys, tile, room.scores);
+      (tiles ? score_on_tiles : score_on_vectors)(job, keys, tile, room.scores);
       soften(job, tile, at, sums[t], room);
-      add_values(job, sums[t], room);
+      (tiles ? add_values_on_tiles : add_values_on_vectors)(job, sums[t], room);
     }
   }
 }

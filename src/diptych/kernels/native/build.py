@@ -2,8 +2,8 @@
 
 Knows: the compiler and its flags. Does not know: torch; who uses the library (`load`).
 
-The library is built for AVX-512 and AMX whatever this machine has, and used only where the processor has
-them.
+The library is built for AVX-512 and AMX whatever this machine has. It is used only where the processor has
+the former, and uses the latter only where the processor has that, too.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ PROCESSOR = tuple(
         "avx512vl",
         "avx512dq",
         "avx512bf16",
+        "avx512vnni",
         "amx-tile",
         "amx-bf16",
         "amx-int8",
@@ -51,9 +52,9 @@ class CannotCompile(Exception):
     """The library cannot be made here; torch computes instead."""
 
 
-def build(target: Path = LIBRARY, *, sanitize: bool = False) -> Path:
-    """Compile and link everything. With ``sanitize`` the library needs the sanitizer's runtime to be loaded
-    first.
+def build(target: Path = LIBRARY, *, sanitize: bool = False, before: Path | None = None) -> Path:
+    """Compile and link everything, each file behind the header ``before``. With ``sanitize`` the library
+    needs the sanitizer's runtime to be loaded first.
 
     Raises:
         CannotCompile: another processor, no compiler, one that is too old.
@@ -63,7 +64,8 @@ def build(target: Path = LIBRARY, *, sanitize: bool = False) -> Path:
     compiler = compiler_name()
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / target.name
-        command = [compiler, *FLAGS, *QUIET, *PROCESSOR, *(SANITIZE if sanitize else ()), "-o", str(made)]
+        special = (*(SANITIZE if sanitize else ()), *(("-include", str(before)) if before else ()))
+        command = [compiler, *FLAGS, *QUIET, *PROCESSOR, *special, "-o", str(made)]
         done = subprocess.run(
             [*command, *map(str, sorted(HERE.glob("*.cpp")))], capture_output=True, text=True, check=False
         )

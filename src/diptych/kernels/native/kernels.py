@@ -1,4 +1,4 @@
-"""bfloat16 kernels on AVX-512 and AMX.
+"""bfloat16 kernels on AVX-512, with AMX where the processor has it.
 
 Every output row is computed in an order that depends on the row alone, so its bits depend neither on the
 batch nor on how a prompt was cut nor on threads (docs/numerics.md).
@@ -72,7 +72,8 @@ class NativeKernels:
 
     def describe(self) -> str:
         """See `Kernels.describe`."""
-        return f"native kernels (AVX-512 and AMX in bfloat16, batch-invariant, threads: {self._threads})"
+        unit = "AVX-512 and AMX" if self._call.dp_on_tiles() else "AVX-512"
+        return f"native kernels ({unit} in bfloat16, batch-invariant, threads: {self._threads})"
 
     def pack(self, weight_ND: Tensor | RoundedWeight, bias_N: Tensor | None = None) -> PackedLinear:
         """In the order in which tiles read it, rounded weights in their own size."""

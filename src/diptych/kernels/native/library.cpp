@@ -22,12 +22,17 @@ void keep_freed_memory() {
 }  // namespace
 
 // Rises with every change of a signature.
-extern "C" int dp_version() { return 4; }
+extern "C" int dp_version() { return 5; }
 
-// Whether this process may use tiles. To be asked once before anything else.
-extern "C" int dp_ready() {
+// To be called once before anything else. `tiles`: whether to compute on AMX tiles; the processor has them. Zero: the
+// kernel gives this process none.
+extern "C" int dp_ready(int tiles) {
   keep_freed_memory();
-  return diptych::allow_tiles() ? 1 : 0;
+  if (tiles && !diptych::allow_tiles()) return 0;
+  diptych::use_tiles(tiles != 0);
+  return 1;
 }
+
+extern "C" int dp_on_tiles() { return diptych::on_tiles() ? 1 : 0; }
 
 extern "C" void dp_set_threads(int threads) { diptych::set_threads(threads); }

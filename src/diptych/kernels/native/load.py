@@ -13,9 +13,9 @@ from pathlib import Path
 from diptych.kernels.native.build import LIBRARY
 
 SWITCH = "DIPTYCH_KERNELS"
-"""``torch`` turns native kernels off."""
+"""``torch`` turns native kernels off, ``vectors`` keeps them from AMX tiles."""
 
-VERSION = 4
+VERSION = 5
 """Of the signatures below; the library says its own."""
 
 NEEDED = (
@@ -24,17 +24,19 @@ NEEDED = (
     "avx512vl",
     "avx512dq",
     "avx512_bf16",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
+    "avx512_vnni",
     "fma",
 )
+
+NEEDED_FOR_TILES = ("amx_tile", "amx_bf16", "amx_int8")
+"""Without them products are computed on vectors."""
 
 _P, _L, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 
 SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "dp_version": (_I, ()),
-    "dp_ready": (_I, ()),
+    "dp_ready": (_I, (_I,)),
+    "dp_on_tiles": (_I, ()),
     "dp_set_threads": (None, (_I,)),
     "dp_linear_bytes": (_L, (_I, _L, _L)),
     "dp_linear_pack": (None, (_I, _P, _P, _P, _L, _L, _P)),
@@ -61,8 +63,10 @@ def library(path: Path = LIBRARY) -> ctypes.CDLL:
     Raises:
         NotNative: it is turned off, not built, from another version, or the processor lacks something.
     """
-    if os.environ.get(SWITCH) == "torch":
-        raise NotNative(f"{SWITCH}=torch")
+    switch = os.environ.get(SWITCH, "")
+    if switch not in ("", "vectors"):
+        known = "" if switch == "torch" else " (known are 'torch' and 'vectors')"
+        raise NotNative(f"{SWITCH}={switch}{known}")
     missing = [it for it in NEEDED if it not in processor_features()]
     if missing:
         raise NotNative(f"the processor lacks {', '.join(missing)}")
@@ -77,8 +81,9 @@ def library(path: Path = LIBRARY) -> ctypes.CDLL:
         raise NotNative(f"{path.name} cannot be loaded ({error}); build it again") from None
     if found.dp_version() != VERSION:
         raise NotNative(f"{path.name} is of another version; python -m diptych.kernels.native.build")
-    if not found.dp_ready():
-        raise NotNative("the operating system gives this process no AMX tiles")
+    tiles = not switch and processor_features().issuperset(NEEDED_FOR_TILES)
+    if not found.dp_ready(int(tiles)):
+        found.dp_ready(0)
     return found
 
 

@@ -36,9 +36,18 @@ bool allow_tiles() {
   return allowed;
 }
 
+namespace {
+bool used = false;
+}  // namespace
+
+void use_tiles(bool use) { used = use; }
+
+bool on_tiles() { return used; }
+
 void prepare_tiles() { prepare_tiles(kMostRows); }
 
 void prepare_tiles(int short_rows) {
+  if (!used) return;
   static const Configs configs;
   _tile_loadconfig(&configs.with[short_rows]);
 }
