@@ -31,7 +31,7 @@ def validate(
     /,
     *,
     seconds: float = 90.0,
-    rounds: int = 4,
+    rounds: int = 12,
     seed: int = 1,
     json: Annotated[bool, Parameter(name="--json")] = False,
     output: Path | None = None,
@@ -41,7 +41,7 @@ def validate(
 
     Without pools in flags or spec: one mixed worker, then one prefill and one decode worker; each is
     calibrated first, then three loads and a trace with shared prefixes. Exit code 1 when a percentile lies
-    more than 10 % off. Takes about twenty minutes, and wants the machine for itself.
+    more than 10 % off. Takes about half an hour, and wants the machine for itself.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ def validate(
     seconds: float
         About how long each load is run for real.
     rounds: int
-        In so many pieces, each with other requests and with the other loads in between: a disturbance of
-        some seconds is then in one of them.
+        In so many pieces, each with other requests, with the other loads in between and a look at the
+        machine's speed around each: short pieces follow a machine whose speed changes within a minute.
     seed: int
         Of arrivals and lengths.
     json: bool

@@ -23,7 +23,7 @@ from diptych.planning.simulate import simulate
 LOAD = 0.5
 """Of the rate at which the busiest pool has no rest."""
 
-ANCHOR_S = 6.0
+ANCHOR_S = 5.0
 """About how long a look takes."""
 
 SEED = 1_000

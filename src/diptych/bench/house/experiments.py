@@ -57,6 +57,9 @@ EXPERIMENT_S = 1.5
 
 FEW_TOKENS, MANY_TOKENS = 10, 32
 
+ID_BITS = 20
+"""Of a batch's number, its context, its sequence, in the name of a prompt that comes twice."""
+
 BESIDE_TOKENS = 192
 """Output of sequences beside which prompts are computed."""
 
@@ -190,8 +193,16 @@ class Experiments:
     # ------------------------------------------------------------ decodes alone
 
     async def _batch(self, batch: int, context: int) -> None:
-        tokens = self._output_tokens(batch)
-        await self._house.together(_ragged(batch, context, tokens))
+        """Prompts that are cached already begin together. Computed one by one, the first would be over before
+        the last begins, and no step would have all of them."""
+        arrivals = _ragged(batch, context, self._output_tokens(batch))
+        if self._prompt_cache:
+            first = ((batch << ID_BITS) + context) << ID_BITS
+            arrivals = [msgspec.structs.replace(it, hash_ids=(first + i,)) for i, it in enumerate(arrivals)]
+            once = [msgspec.structs.replace(it, output_tokens=1) for it in arrivals]
+            await self._house.together(once, trace_block_tokens=self._longest)
+            await self._steps()
+        await self._house.together(arrivals, trace_block_tokens=self._longest)
         decoded = 0
         for step in await self._steps():
             if step.decode_tokens == batch and not step.prefill_tokens and step.gap_s is not None:

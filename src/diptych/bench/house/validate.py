@@ -32,7 +32,7 @@ LOADS = (0.3, 0.55, 0.75)
 
 SHARED_LOAD = 0.5
 
-LEAST_REQUESTS = 24
+LEAST_REQUESTS = 8
 """Of one run."""
 
 Make: TypeAlias = Callable[[float, int, Lengths, int], Workload]
