@@ -1,8 +1,8 @@
 """The built-in engine against others and against what the machine can do, on one shape.
 
 Every round asks each contender for the same step, one after the other, and measures the machine: bytes read
-in order, AMX products. The floor of a decode step is the time to read its weights and KV once; that of a
-prefill its multiplications on tiles that need no loading.
+in order, bfloat16 products. The floor of a decode step is the time to read its weights and KV once, or
+to multiply operands that need no loading where that takes longer; that of a prefill is the latter.
 
 Knows: steps, floors, processes of contenders. Does not know: engines.
 """
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.floors import decode_bytes, prefill_flops
+from benchmarks.floors import decode_s, prefill_flops
 from benchmarks.machine import Machine
 from benchmarks.peers import present
 from benchmarks.provenance import save
@@ -137,24 +137,25 @@ async def _measure(threads: int, console: Console) -> dict[str, Any]:
         rows.append({"step": step, "p50_s": await in_turn(contenders, machine, step, rounds)})
     for contender in contenders.values():
         await contender.end()
-    stream, tiles = median(machine.stream), median(machine.tiles)
+    stream, products = median(machine.stream), median(machine.products)
     for row in rows:
-        row["floor_s"] = _floor_s(row["step"], stream, tiles)
+        row["floor_s"] = _floor_s(row["step"], stream, products)
     return {
         "stream_bytes_per_s": stream,
-        "tile_flop_per_s": tiles,
+        "unit": machine.unit,
+        "product_flop_per_s": products,
         "start": {name: contender.start for name, contender in contenders.items()},
         "rows": rows,
     }
 
 
-def _floor_s(step: list[Any], stream: float, tiles: float) -> float:
+def _floor_s(step: list[Any], stream: float, products: float) -> float:
     kind, *sizes = step
-    return decode_bytes(*sizes) / stream if kind == "decode" else prefill_flops(*sizes) / tiles
+    return decode_s(*sizes, stream, products) if kind == "decode" else prefill_flops(*sizes) / products
 
 
 def _table(title: str, result: dict[str, Any]) -> Table:
-    rates = f"{result['stream_bytes_per_s'] / 1e9:.1f} GB/s, {result['tile_flop_per_s'] / 1e12:.2f} TF/s"
+    rates = f"{result['stream_bytes_per_s'] / 1e9:.1f} GB/s, {result['product_flop_per_s'] / 1e12:.2f} TF/s"
     table = Table("step", "floor", *result["start"], "diptych / floor", title=f"{title}: {rates}")
     for row in result["rows"]:
         kind, *sizes = row["step"]

@@ -41,14 +41,31 @@ def weight_bytes(weights: WeightFormat) -> float:
     return LAYERS * sum(map_bytes(*sizes, weights) for sizes in MAPS) + map_bytes(*HEAD, head)
 
 
+def kv_bytes(batch: int, context: int) -> float:
+    """Bytes of all KV of ``batch`` sequences."""
+    return batch * context * LAYERS * 2 * KV_HEADS * WIDTH * KV_BYTES
+
+
 def decode_bytes(batch: int, context: int, weights: WeightFormat = "same") -> float:
     """Bytes that one token for each of ``batch`` sequences must read: weights once, and all KV."""
-    return weight_bytes(weights) + batch * context * LAYERS * 2 * KV_HEADS * WIDTH * KV_BYTES
+    return weight_bytes(weights) + kv_bytes(batch, context)
+
+
+def decode_s(batch: int, context: int, stream: float, products: float) -> float:
+    """Seconds of one token for each of ``batch`` sequences, at so many bytes and operations a second: linear
+    maps and attention come one after the other, and each reads and multiplies at once."""
+    maps_s = max(weight_bytes("same") / stream, map_flops(batch, heads=batch) / products)
+    attention_flops = LAYERS * HEADS * WIDTH * 4 * batch * context
+    return maps_s + max(kv_bytes(batch, context) / stream, attention_flops / products)
+
+
+def map_flops(tokens: int, heads: int) -> float:
+    """Operations of all linear maps for each token, and of the head for ``heads`` of them."""
+    layer = sum(outputs * width_in for outputs, width_in in MAPS)
+    return 2 * tokens * LAYERS * layer + 2 * heads * HEAD[0] * HEAD[1]
 
 
 def prefill_flops(tokens: int) -> float:
     """Operations of a whole prompt: maps for each token, the head for the last, attention to what is
     before."""
-    layer = sum(outputs * width_in for outputs, width_in in MAPS)
-    attention = LAYERS * HEADS * WIDTH * 4 * tokens * (tokens + 1) / 2
-    return 2 * tokens * LAYERS * layer + 2 * HEAD[0] * HEAD[1] + attention
+    return map_flops(tokens, heads=1) + LAYERS * HEADS * WIDTH * 4 * tokens * (tokens + 1) / 2

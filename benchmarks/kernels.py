@@ -50,10 +50,10 @@ async def main(console: Console) -> None:
     rows += _attention(kernels)
     rows += _draws(kernels)
     machine.look()
-    stream, tiles = median(machine.stream), median(machine.tiles)
+    stream, products = median(machine.stream), median(machine.products)
     rows += [
         _rate("memory read in order", stream, 1e9, "GB/s"),
-        _rate("AMX products alone", tiles, 1e12, "TFLOP/s"),
+        _rate(f"{machine.unit} products alone", products, 1e12, "TFLOP/s"),
     ]
     table = Table("operation", "p50 ms", "rate", "")
     for row in rows:

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from diptych.kernels.native.build import PROCESSOR, compiler_name
+from diptych.kernels.native.load import NEEDED_FOR_TILES, processor_features
 
-STREAM_BYTES, TILE_PRODUCTS = 256 << 20, 40_000_000
+STREAM_BYTES, TILE_PRODUCTS, VECTOR_PRODUCTS = 256 << 20, 40_000_000, 1_600_000_000
 """For each thread: more than its share of any cache; about half a second of multiplying."""
 
 
@@ -30,12 +31,19 @@ class Machine:
             flags = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", *PROCESSOR)
             subprocess.run([compiler_name(), *flags, "-o", str(made), str(source)], check=True)
             self._call = ctypes.CDLL(str(made))
-        self._call.stream_rate.restype = self._call.tile_rate.restype = ctypes.c_double
+        tiles = processor_features().issuperset(NEEDED_FOR_TILES)
+        self.unit = "AMX" if tiles else "AVX512-BF16"
+        self._rate, self._count = (
+            (self._call.tile_rate, TILE_PRODUCTS) if tiles else (self._call.vector_rate, VECTOR_PRODUCTS)
+        )
+        self._call.stream_rate.restype = self._rate.restype = ctypes.c_double
         self.stream: list[float] = []
-        self.tiles: list[float] = []
+        """Bytes a second."""
+        self.products: list[float] = []
+        """Operations a second of bfloat16 products on ``unit``."""
 
     def look(self) -> None:
         """One measurement of each."""
         size, threads = ctypes.c_int64(STREAM_BYTES), ctypes.c_int(self._threads)
         self.stream.append(self._call.stream_rate(ctypes.c_void_p(self._memory.data_ptr()), size, threads))
-        self.tiles.append(self._call.tile_rate(ctypes.c_int64(TILE_PRODUCTS), threads))
+        self.products.append(self._rate(ctypes.c_int64(self._count), threads))

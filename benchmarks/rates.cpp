@@ -1,4 +1,4 @@
-// What the machine itself can do: bytes read in order, and products on AMX tiles that are there already.
+// What the machine itself can do: bytes read in order, and bfloat16 products of what is in tiles or registers already.
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,7 +17,8 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-constexpr int64_t kFlopsOfProduct = 16 * 16 * 32 * 2;
+constexpr int64_t kFlopsOfTiles = 16 * 16 * 32 * 2, kFlopsOfVectors = 32 * 2;
+constexpr int kSums = 16;  // of vectors: enough that no product waits for the one before
 constexpr int kPermitTiles = 0x1023, kTileData = 18;  // arch_prctl's request, and the feature it is for
 
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -69,5 +70,22 @@ extern "C" double tile_rate(int64_t products, int threads) {
     }
     _tile_release();
   });
-  return threads * static_cast<double>(products / 4 * 4) * kFlopsOfProduct / taken_s;
+  return threads * static_cast<double>(products / 4 * 4) * kFlopsOfTiles / taken_s;
+}
+
+// The same of vectors of 512 bits.
+extern "C" double vector_rate(int64_t products, int threads) {
+  std::vector<float> seen(threads * 16);
+  const double taken_s = on_threads(threads, [&](int thread) {
+    __m512 sums[kSums];
+    for (int sum = 0; sum < kSums; ++sum) sums[sum] = _mm512_set1_ps(static_cast<float>(sum));
+    __m512bh one = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80)), two = one;
+    for (int64_t i = 0; i < products / kSums; ++i) {
+      asm volatile("" : "+v"(one), "+v"(two));
+      for (int sum = 0; sum < kSums; ++sum) sums[sum] = _mm512_dpbf16_ps(sums[sum], one, two);
+    }
+    for (int sum = 1; sum < kSums; ++sum) sums[0] = _mm512_add_ps(sums[0], sums[sum]);
+    seen[thread * 16] = _mm512_reduce_add_ps(sums[0]);
+  });
+  return seen[0] == 1 ? 0.0 : threads * static_cast<double>(products / kSums * kSums) * kFlopsOfVectors / taken_s;
 }
