@@ -42,3 +42,27 @@ async def test_all_sequences_of_a_batch_decode_together(
     found = [it for it in samples.decode if it.batch == BATCH]
     assert len(found) >= experiments.FEW_TOKENS
     assert all(BATCH * CONTEXT <= it.context_tokens <= BATCH * (CONTEXT + 40) for it in found)
+
+
+async def test_prompts_beside_a_batch_come_with_both_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "PROMPTS": (1,),
+        "BESIDE": (29,),
+        "BESIDE_BATCHES": ((2, 32),),
+        "BEHIND": (),
+        "BATCHES": (),
+        "VISITS": 1,
+        "REPEATS": 1,
+        "ROUNDS": 1,
+    }.items():
+        monkeypatch.setattr(experiments, name, value)
+    watch = StepWatch()
+    async with Cluster(toy_spec(0, 0, 1), engine=SLOW_PROMPTS, journal=watch) as cluster:
+        samples = await Experiments(House(cluster), watch, lambda words, share: None).run()
+    (found,) = samples.beside
+    assert found.prompts and found.prompts_alone and found.decodes_alone
+    assert all((it.new_tokens, it.decodes) == (29, 2) for it in found.prompts)
+    assert all((it.new_tokens, it.decodes) == (29, 0) for it in found.prompts_alone)
+    assert all(it.batch == 2 for it in found.decodes_alone)
+    assert min(it.seconds for it in found.prompts_alone) >= 0.029
+    assert min(it.seconds for it in found.prompts) >= min(it.seconds for it in found.decodes_alone) >= 0.002

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from itertools import cycle
+from statistics import fmean
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from diptych.bench.house.anchor import Anchor, Drift, drifted
+from diptych.bench.house.anchor import Anchor, Drift, drifted, mean_of, speeds
 from diptych.bench.house.experiments import (
     VISITS,
+    Beside,
     DecodeSample,
     Experiment,
     PrefillSample,
     Samples,
     interleaved,
 )
-from diptych.bench.house.fit import fit_profile
+from diptych.bench.house.fit import fit_profile, smoothed
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, sharing
 from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec, PoolSpec
@@ -73,19 +77,29 @@ def _samples(seed: int = 1) -> Samples:
         for batch, context in ((2, 400), (8, 4_000))
         for _ in range(6)
     ]
-    contended = [DecodeSample(4, 400, noisy(1.3 * _decode_s(4, 400))) for _ in range(20)]
+    beside = [
+        Beside(
+            prompts=[PrefillSample(it.new_tokens, 0, slower * it.seconds, it.decodes, it.context_tokens)],
+            prompts_alone=[PrefillSample(it.new_tokens, 0, slower * noisy(_prefill_s(it.new_tokens, 0)))],
+            decodes_alone=[
+                DecodeSample(
+                    it.decodes, it.context_tokens, slower * noisy(_decode_s(it.decodes, it.context_tokens))
+                )
+            ],
+        )
+        for it, slower in zip(mixed, cycle((1.0, 1.4, 0.8)))
+    ]
     return Samples(
         prefill=prefill,
         decode=decode,
-        mixed=mixed,
-        contended_decode=contended,
+        beside=beside,
         dispatch_s=[0.0011, 0.0010, 0.0012],
         handoff_s=[0.0005],
     )
 
 
 def test_an_engine_that_is_known_is_found_again() -> None:
-    fitted = fit_profile(_samples(), "decode", kv_tokens=9_000, kv_bytes_per_token=100)
+    fitted = fit_profile(_samples(), kv_tokens=9_000, kv_bytes_per_token=100)
     steps = FittedSteps(fitted.profile)
     for new, cached in ((16, 0), (100, 0), (512, 1024)):
         assert steps.step_s((Chunk(new, cached),), 0, 0) == pytest.approx(_prefill_s(new, cached), rel=0.06)
@@ -94,23 +108,20 @@ def test_an_engine_that_is_known_is_found_again() -> None:
     for batch, context in ((4, 400), (8, 8_000)):
         mixed_s = _mixed_s(256, batch, context)
         assert steps.step_s((Chunk(256, 0),), batch, context) == pytest.approx(mixed_s, rel=0.05)
-    assert fitted.profile.contended_factor == pytest.approx(1.3, rel=0.05)
     assert fitted.profile.dispatch_s == 0.0011
     assert fitted.profile.handoff_fixed_s == 0.0005
     assert fitted.profile.kv_tokens == 9_000
-    assert {kind: residual.median_absolute < NOISE for kind, residual in fitted.residuals.items()} == {
-        "prefill": True,
-        "decode": True,
-        "mixed": True,
-    }
+    assert fitted.residuals.keys() == {"prefill", "decode", "mixed"}
+    assert fitted.residuals["prefill"].median_absolute < NOISE
+    assert fitted.residuals["decode"].median_absolute < NOISE
 
 
 def test_too_little_is_said_to_be_too_little() -> None:
     samples = _samples()
     with pytest.raises(ClusterError, match="no decode step"):
-        fit_profile(Samples(prefill=samples.prefill), "mixed", kv_tokens=1, kv_bytes_per_token=1)
+        fit_profile(Samples(prefill=samples.prefill), kv_tokens=1, kv_bytes_per_token=1)
     with pytest.raises(ClusterError, match="too few prompts"):
-        fit_profile(Samples(decode=samples.decode), "mixed", kv_tokens=1, kv_bytes_per_token=1)
+        fit_profile(Samples(decode=samples.decode), kv_tokens=1, kv_bytes_per_token=1)
 
 
 def test_two_reports_in_a_row_are_one_step() -> None:
@@ -157,9 +168,9 @@ def test_workloads_of_a_comparison_are_the_same_for_the_same_seed() -> None:
 
 
 def test_a_slower_machine_scales_the_profile_of_its_steps() -> None:
-    profile = fit_profile(_samples(), "mixed", kv_tokens=1000, kv_bytes_per_token=64).profile
+    profile = fit_profile(_samples(), kv_tokens=1000, kv_bytes_per_token=64).profile
     spec = ClusterSpec(pools=(PoolSpec(name="mixed", role=Role.MIXED, profile=profile),))
-    now = drifted(spec, Drift(1.1, 0.9), Drift(1.3, 1.1))
+    now = drifted(spec, mean_of([Drift(1.1, 0.9), Drift(1.3, 1.1)]))
     assert now.pools[0].profile is not None
     then_steps, now_steps = FittedSteps(profile), FittedSteps(now.pools[0].profile)
     chunk = (Chunk(100, 300),)
@@ -171,12 +182,12 @@ def test_a_mixed_step_never_pays_less_than_its_context() -> None:
     """Decodes that vanish in a prompt but for their context: the factor stays positive, the prompt's is
     kept."""
     samples = _samples()
-    samples.mixed = [
-        PrefillSample(new, 0, _prefill_s(new, 0) - 0.001 + 3e-7 * context, batch, context)
+    samples.beside = [
+        Beside(prompts=[PrefillSample(new, 0, _prefill_s(new, 0) - 0.001 + 3e-7 * context, batch, context)])
         for new in (64, 256, 512)
         for batch, context in ((2, 400), (8, 4_000))
     ]
-    profile = fit_profile(samples, "mixed", kv_tokens=9_000, kv_bytes_per_token=100).profile
+    profile = fit_profile(samples, kv_tokens=9_000, kv_bytes_per_token=100).profile
     assert profile.mixed_decode_factor == 0.05
     assert profile.mixed_prefill_factor == pytest.approx(0.95, abs=0.05)
 
@@ -199,7 +210,7 @@ class _Replayed:
 
 
 def test_an_anchor_finds_how_much_slower_the_cluster_is() -> None:
-    profile = fit_profile(_samples(), "mixed", kv_tokens=90_000, kv_bytes_per_token=100).profile
+    profile = fit_profile(_samples(), kv_tokens=90_000, kv_bytes_per_token=100).profile
     pool = PoolSpec(name="mixed", role=Role.MIXED, workers=1, profile=profile)
     spec = ClusterSpec(pools=(pool,))
     watch = StepWatch()
@@ -222,3 +233,37 @@ def test_single_prompts_come_in_visits_with_everything_else_once_in_between(othe
     starts = [place for place, n in enumerate(plan) if n == 1]
     shares = [after - before - 2 for before, after in zip(starts, [*starts[1:], len(plan)], strict=True)]
     assert max(shares) - min(shares) <= 1
+
+
+def test_rows_that_scatter_are_read_off_the_line_through_their_neighbours() -> None:
+    rng = random.Random(5)
+    counts = (1, 13, 29, 45, 67, 90, 117, 150, 201, 262, 331, 410, 487, 512)
+    noisy = [(count, _prefill_s(count, 0) * (1 + rng.gauss(0, 0.1))) for count in counts]
+    found = smoothed(noisy)
+    assert [count for count, _ in found] == list(counts)
+    assert found[0] == pytest.approx(noisy[0]), "no neighbour near enough"
+
+    def off(rows: Sequence[tuple[int, float]]) -> float:
+        return fmean((seconds / _prefill_s(count, 0) - 1) ** 2 for count, seconds in rows[3:]) ** 0.5
+
+    assert off(found) < 0.7 * off(noisy)
+    exact = [(count, 0.003 + 1e-4 * count) for count in counts]
+    assert dict(smoothed(exact)) == pytest.approx(dict(exact)), "what is straight stays as it is"
+    assert smoothed([(4, 0.5)]) == ((4, 0.5),)
+
+
+def test_looks_at_a_machine_that_keeps_its_speed_are_taken_together() -> None:
+    rng = random.Random(2)
+    looks = [Drift(1.2 + rng.gauss(0, 0.06), 0.9 + rng.gauss(0, 0.06)) for _ in range(40)]
+    found = speeds(looks)
+    assert len(found) == len(looks) - 1
+    assert all(abs(it.prefill - 1.2) < 0.05 and abs(it.decode - 0.9) < 0.05 for it in found)
+
+
+def test_looks_at_a_machine_that_drifts_count_where_they_are() -> None:
+    looks = [Drift(1.0 + 0.5 * (i // 10 % 2), 1.0) for i in range(40)]
+    found = speeds(looks)
+    assert found[4] == Drift(1.0, 1.0)
+    assert found[9].prefill == pytest.approx(1.25)
+    assert found[14].prefill == pytest.approx(1.5)
+    assert speeds([Drift(1.0, 2.0), Drift(3.0, 4.0)]) == [Drift(2.0, 3.0)]

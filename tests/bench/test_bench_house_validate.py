@@ -8,11 +8,12 @@ import pytest
 from diptych.bench.house.anchor import Drift
 from diptych.bench.house.ask import Answer
 from diptych.bench.house.loads import lengths_for, poisson
-from diptych.bench.house.validate import Sides, around
+from diptych.bench.house.steps import Step
+from diptych.bench.house.validate import Piece, compared, measured, simulated
 from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import ClusterError
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
-from diptych.domain.ids import RequestId
+from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.lifecycle import State
 from diptych.domain.report import RequestReport
 from diptych.domain.request import FinishReason
@@ -30,7 +31,7 @@ PROFILE = ProfileSpec(
 SPEC = ClusterSpec(pools=(PoolSpec(name="mixed", role=Role.MIXED, profile=PROFILE),))
 
 
-def simulated(workload: Workload) -> SimulationResult:
+def run_virtually(workload: Workload) -> SimulationResult:
     return simulate(SPEC, workload, keep_requests=True)
 
 
@@ -59,15 +60,23 @@ def by_number(result: SimulationResult) -> SimulationResult:
     return msgspec.structs.replace(result, records=tuple(sorted(result.records, key=lambda it: it.number)))
 
 
+def piece(seed: int, slower: float = 1.0) -> Piece:
+    workload = poisson(2.0, 30, lengths_for(2048, 16), seed)
+    result = run_virtually(workload)
+    return Piece(
+        topology="1 mixed",
+        load="some",
+        rate_rps=2.0,
+        seed=seed,
+        speed=Drift(1.0, 1.0),
+        measured=measured(as_answers(by_number(result), workload, slower), []),
+        simulated=simulated(result),
+    )
+
+
 @pytest.mark.parametrize("slower", [1.0, 1.3])
 def test_equal_runs_agree_and_slower_ones_show_by_how_much(slower: float) -> None:
-    lengths = lengths_for(2048, 16)
-    sides = Sides(2.0, poisson)
-    for seed in (1, 2, 3):
-        workload = sides.make(2.0, 30, lengths, seed)
-        result = by_number(simulated(workload))
-        sides.add(as_answers(result, workload, slower), result)
-    rows = sides.rows("1 mixed", "some")
+    rows = compared([piece(seed, slower) for seed in (1, 2, 3)])
     assert [row.metric for row in rows] == ["TTFT p50", "TTFT p90", "TPOT p50", "TPOT p90"]
     assert {row.requests for row in rows} == {90}
     for row in rows:
@@ -76,28 +85,41 @@ def test_equal_runs_agree_and_slower_ones_show_by_how_much(slower: float) -> Non
 
 
 def test_a_disturbed_run_is_a_third_of_what_counts() -> None:
-    lengths = lengths_for(2048, 16)
-    sides = Sides(2.0, poisson)
-    for seed, slower in ((1, 1.0), (2, 5.0), (3, 1.0)):
-        workload = sides.make(2.0, 30, lengths, seed)
-        result = by_number(simulated(workload))
-        sides.add(as_answers(result, workload, slower), result)
-    ttft_p50 = sides.rows("1 mixed", "some")[0]
+    ttft_p50 = compared([piece(1), piece(2, 5.0), piece(3)])[0]
     assert -0.5 < ttft_p50.error < 0
+
+
+def test_loads_and_topologies_are_not_mixed_up() -> None:
+    other = msgspec.structs.replace(piece(2, 1.3), load="other")
+    split = msgspec.structs.replace(piece(3, 1.5), topology="1P+1D")
+    rows = compared([piece(1), other, split, piece(4)])
+    assert [(row.topology, row.load, row.requests) for row in rows[::4]] == [
+        ("1 mixed", "some", 60),
+        ("1 mixed", "other", 30),
+        ("1P+1D", "some", 30),
+    ]
+    assert [row.error for row in rows[::4]] == pytest.approx([0, 1 / 1.3 - 1, 1 / 1.5 - 1])
+
+
+def test_both_sides_name_requests_in_the_order_of_their_arrival_and_the_seconds_of_the_workers() -> None:
+    workload = poisson(2.0, 30, lengths_for(2048, 16), 1)
+    result = run_virtually(workload)
+    steps = [
+        Step(WorkerId("w"), 1.0, 16, 2, 0.2, None),
+        Step(WorkerId("w"), 1.5, 0, 2, 0.1, 0.3),
+        Step(WorkerId("v"), 1.7, 0, 4, 0.1, None),
+    ]
+    real = measured(as_answers(by_number(result), workload), steps)
+    virtual = simulated(result)
+    assert real.ttft_s == pytest.approx(virtual.ttft_s)
+    assert real.tpot_s == pytest.approx(virtual.tpot_s)
+    assert (real.prefill_s, real.decode_s) == pytest.approx((0.2, 0.4))
+    assert virtual.prefill_s == result.pools["mixed"].prefill_s > 0
 
 
 def test_a_request_that_did_not_finish_is_no_measurement() -> None:
     workload = poisson(2.0, 4, lengths_for(2048, 16), 1)
-    result = by_number(simulated(workload))
-    answers = as_answers(result, workload)
+    answers = as_answers(by_number(run_virtually(workload)), workload)
     answers[2].report = None
     with pytest.raises(ClusterError, match=r"^1 of 4 real requests did not finish"):
-        Sides(2.0, poisson).add(answers, result)
-
-
-def test_the_looks_next_to_a_run_count_twice_and_those_beyond_once() -> None:
-    looks = [Drift(float(i), 1.0) for i in range(6)]
-    assert sorted(look.prefill for look in around(looks, 2)) == [1, 2, 2, 3, 3, 4]
-    assert sorted(look.prefill for look in around(looks, 0)) == [0, 0, 1, 1, 2]
-    assert sorted(look.prefill for look in around(looks, 4)) == [3, 4, 4, 5, 5]
-    assert sorted(look.prefill for look in around(looks[:2], 0)) == [0, 0, 1, 1]
+        measured(answers, [])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from diptych.bench.house.validate import LOADS, Comparison
+from diptych.bench.house.anchor import Drift
+from diptych.bench.house.validate import LOADS, Comparison, Piece, Side, Validation
 from diptych.cli.main import main
 
 WIDTH = 80
@@ -20,6 +22,12 @@ LARGE = Comparison(
     measured_s=123.45678, simulated_s=1358.02458,
 )  # fmt: skip
 
+PIECE = Piece(
+    topology="1P+1D", load="shared", rate_rps=9.0, seed=3, speed=Drift(1.1, 0.9),
+    measured=Side(prefill_s=1.5, decode_s=2.5, ttft_s=(0.1, 0.2), tpot_s=(0.01, None)),
+    simulated=Side(prefill_s=1.4, decode_s=2.6, ttft_s=(0.1, 0.3), tpot_s=(0.02, None)),
+)  # fmt: skip
+
 Run = Callable[..., str]
 
 
@@ -27,8 +35,8 @@ Run = Callable[..., str]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """What the command prints with these flags, had it found the two rows."""
 
-    async def compare(*_: object, **__: object) -> tuple[list[Comparison], dict[str, object]]:
-        return [USUAL, LARGE], {}
+    async def compare(*_: object, **__: object) -> Validation:
+        return Validation(rows=[USUAL, LARGE], pieces=[PIECE], calibrations={})
 
     def call(*flags: str) -> str:
         monkeypatch.setattr("diptych.bench.house.validate.validate", compare)
@@ -66,3 +74,15 @@ def test_scripts_get_every_figure(run: Run) -> None:
         "error": LARGE.error,
         "passed": False,
     }
+
+
+def test_a_directory_keeps_every_piece(run: Run, tmp_path: Path) -> None:
+    there = tmp_path / "found"
+    run("--output", str(there))
+    assert json.loads((there / "validation.json").read_text())["rows"][0]["load"] == USUAL.load
+    (line,) = (there / "pieces.jsonl").read_text().splitlines()
+    piece = json.loads(line)
+    assert piece["speed"] == [1.1, 0.9]
+    assert piece["simulated"] == {
+        "prefill_s": 1.4, "decode_s": 2.6, "ttft_s": [0.1, 0.3], "tpot_s": [0.02, None]
+    }  # fmt: skip

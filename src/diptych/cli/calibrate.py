@@ -23,7 +23,7 @@ def calibrate(
     output: Path = Path("profile.yaml"),
     cluster: ClusterFlags = ClusterFlags(),
 ) -> None:
-    """Measure prefill, decode and handoff on this machine in about two minutes, and write a profile.
+    """Measure prefill, decode and handoff on this machine in two to three minutes, and write a profile.
 
     `diptych simulate` and `diptych serve` take it with --profile. It holds for the pools, threads, model and
     chunk

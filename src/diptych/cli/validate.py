@@ -57,7 +57,8 @@ def validate(
     json: bool
         One object on stdout instead of a table.
     output: Path
-        A directory for the profiles and the comparison.
+        A directory for the profiles, the comparison, and each run of each load: what its requests saw and
+        how long its workers computed, on both sides.
     """
     import msgspec
     from rich.console import Console
@@ -71,22 +72,23 @@ def validate(
         raise SpecError(f"--seconds {seconds:g} --rounds {rounds}: more than no time, in at least one piece")
     console = Console(stderr=True)
     with Steps(console) as steps:
-        rows, calibrations = asyncio.run(
+        found = asyncio.run(
             compare(_topologies(target, cluster), seconds=seconds, rounds=rounds, seed=seed, say=steps.say)
         )
     document: dict[str, Any] = {
-        "passed": all(row.passed for row in rows),
-        "rows": [msgspec.to_builtins(row) | {"error": row.error, "passed": row.passed} for row in rows],
+        "passed": all(row.passed for row in found.rows),
+        "rows": [msgspec.to_builtins(row) | {"error": row.error, "passed": row.passed} for row in found.rows],
     }
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        for name, calibration in calibrations.items():
+        for name, calibration in found.calibrations.items():
             write(calibration, output / f"profile-{name}.yaml")
         (output / "validation.json").write_bytes(msgspec.json.format(msgspec.json.encode(document)))
+        (output / "pieces.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(found.pieces))
     if json:
         print(msgspec.json.encode(document).decode())
     else:
-        Console().print(_table(rows))
+        Console().print(_table(found.rows))
     if not document["passed"]:
         sys.exit(EXIT_DISAGREES)
 

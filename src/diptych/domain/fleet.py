@@ -48,11 +48,11 @@ class DeviceSpec(_Spec):
 
 class PrefillFit(_Spec):
     """Seconds of a step that only prefills: ``fixed_s + per_token_s · Σn + per_token2_s · Σ(n² +
-    2·n·cached)``,
-    n new tokens of a prompt behind ``cached`` tokens. With ``by_tokens``: what a table of (tokens of the
-    step,
-    seconds) gives, straight lines between its rows and through the outer two beyond them, plus
-    ``per_token2_s · Σ(2·n·cached)``."""
+    2·n·cached)``, n new tokens of a prompt behind ``cached`` tokens.
+
+    With ``by_tokens``: what a table of (N, seconds of one whole prompt of N tokens) gives for N = Σn,
+    straight lines between its rows and through the outer two beyond them, plus ``per_token2_s · (Σ(n² +
+    2·n·cached) − N²)``: several short prompts attend to less than one long one."""
 
     fixed_s: Seconds = 0.0
     per_token_s: Seconds = 0.0

@@ -124,14 +124,14 @@ class FittedSteps(StepModel):
         return lines
 
     def _prefill_s(self, chunks: Chunks) -> float:
-        tokens = squares = behind = 0
+        tokens = squares = 0
         for new, cached in chunks:
             tokens += new
             squares += new * (new + 2 * cached)
-            behind += 2 * new * cached
         if self._prompt_table is not None:
-            table_s = self._prompt_table.at(tokens) + self._token2_s * behind if tokens else 0.0
-            return self._overhead_s + table_s
+            beyond_one = squares - tokens * tokens
+            table_s = self._prompt_table.at(tokens) + self._token2_s * beyond_one if tokens else 0.0
+            return self._overhead_s + max(0.0, table_s)
         return self._overhead_s + max(0.0, self._fixed_s + self._token_s * tokens + self._token2_s * squares)
 
     def _line(self, decodes: int) -> Line:

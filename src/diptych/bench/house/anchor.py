@@ -11,14 +11,17 @@ Knows: one load, seconds of steps that prefill and of those that only decode. Do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from diptych.bench.house.ask import House
 from diptych.bench.house.loads import lengths_for, poisson, saturation_rps
-from diptych.bench.house.steps import Step, StepWatch
+from diptych.bench.house.steps import Step, StepWatch, seconds_of
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
 from diptych.planning.simulate import simulate
+from diptych.workload.record import Workload
 
 LOAD = 0.5
 """Of the rate at which the busiest pool has no rest."""
@@ -35,6 +38,9 @@ LEAST_REQUESTS = 8
 ROUNDS = 20
 """Of fitting the factors: slower steps make larger batches, so that one division does not do."""
 
+LEAST_LOOKS = 6
+"""Fewer do not show how far the machine drifts."""
+
 MOST = 3.0
 """A factor beyond this, or below its inverse, is a broken measurement."""
 
@@ -44,6 +50,13 @@ class Drift(NamedTuple):
 
     prefill: float
     decode: float
+
+
+class Ran(NamedTuple):
+    """A load, and the steps it caused."""
+
+    workload: Workload
+    steps: list[Step]
 
 
 class Anchor:
@@ -58,29 +71,77 @@ class Anchor:
         self._lengths = lengths_for(house.cluster.max_model_tokens, spec.kv.block_tokens)
         self._rate_rps = LOAD * saturation_rps(spec, self._lengths, SEED)
         self._requests = max(LEAST_REQUESTS, int(self._rate_rps * ANCHOR_S))
-        self._looks = 0
+        self._runs = 0
 
-    async def look(self) -> Drift:
-        """Run it on the idle cluster, and compare."""
-        workload = poisson(self._rate_rps, self._requests, self._lengths, SEED + self._looks)
-        self._looks += 1
+    @property
+    def context_tokens(self) -> int:
+        """Of a sequence of the load that decodes, on average."""
+        return (sum(self._lengths.prompt) + sum(self._lengths.output) // 2) // 2
+
+    async def run(self) -> Ran:
+        """Run it once on the idle cluster."""
+        workload = poisson(self._rate_rps, self._requests, self._lengths, SEED + self._runs)
+        self._runs += 1
         self._watch.take()
         await self._house.run(workload)
-        real = _seconds(self._watch.take())
-        found = Drift(1.0, 1.0)
-        for _ in range(ROUNDS):
-            pools = simulate(drifted(self._spec, found), workload).pools.values()
-            prefill = _ratio(real[0], sum(pool.prefill_s for pool in pools))
-            decode = _ratio(real[1], sum(pool.decode_s for pool in pools))
-            found = Drift(_bounded(found.prefill * prefill), _bounded(found.decode * decode))
-        return found
+        return Ran(workload, self._watch.take())
+
+    async def look(self) -> Drift:
+        """Run it, and compare."""
+        return drift_of(await self.run(), self._spec)
 
 
-def drifted(spec: ClusterSpec, *looks: Drift) -> ClusterSpec:
-    """``spec`` on the machine as the looks found it, on average."""
-    mean = Drift(sum(it.prefill for it in looks) / len(looks), sum(it.decode for it in looks) / len(looks))
+def drift_of(ran: Ran, spec: ClusterSpec) -> Drift:
+    """The factors with which ``spec`` takes as many seconds of steps as were measured."""
+    real = seconds_of(ran.steps)
+    found = Drift(1.0, 1.0)
+    for _ in range(ROUNDS):
+        pools = simulate(drifted(spec, found), ran.workload).pools.values()
+        prefill = _ratio(real[0], sum(pool.prefill_s for pool in pools))
+        decode = _ratio(real[1], sum(pool.decode_s for pool in pools))
+        found = Drift(_bounded(found.prefill * prefill), _bounded(found.decode * decode))
+    return found
+
+
+def mean_of(looks: Sequence[Drift]) -> Drift:
+    """Of one or more."""
+    return Drift(fmean(it.prefill for it in looks), fmean(it.decode for it in looks))
+
+
+def speeds(looks: Sequence[Drift]) -> list[Drift]:
+    """The machine's speed between each look and the next: the mean of so many looks on each side as foretell
+    the looks best from their own neighbours. A look is off by some hundredths itself: where the machine keeps
+    its speed, all looks together say it best; where it drifts, only the nearest do."""
+    prefill, decode = [it.prefill for it in looks], [it.decode for it in looks]
+    return [
+        Drift(*pair)
+        for pair in zip(_between(prefill, _reach(prefill)), _between(decode, _reach(decode)), strict=True)
+    ]
+
+
+def _between(looks: Sequence[float], reach: int) -> list[float]:
+    return [fmean(looks[max(0, i + 1 - reach) : i + 1 + reach]) for i in range(len(looks) - 1)]
+
+
+def _reach(looks: Sequence[float]) -> int:
+    """How many looks on each side; squares of what they miss of the one in their middle decide."""
+    if len(looks) < LEAST_LOOKS:
+        return 1
+    reaches = [2**power for power in range(len(looks).bit_length())]
+    return min(reaches, key=lambda reach: _missed(looks, reach))
+
+
+def _missed(looks: Sequence[float], reach: int) -> float:
+    return sum(
+        (look - fmean([*looks[max(0, i - reach) : i], *looks[i + 1 : i + 1 + reach]])) ** 2
+        for i, look in enumerate(looks)
+    )
+
+
+def drifted(spec: ClusterSpec, drift: Drift) -> ClusterSpec:
+    """``spec`` on the machine as it was."""
     pools = tuple(
-        pool if pool.profile is None else pool.model_copy(update={"profile": scaled(pool.profile, mean)})
+        pool if pool.profile is None else pool.model_copy(update={"profile": scaled(pool.profile, drift)})
         for pool in spec.pools
     )
     return spec.model_copy(update={"pools": pools})
@@ -114,18 +175,6 @@ def scaled(profile: ProfileSpec, drift: Drift) -> ProfileSpec:
 
 def _rows(rows: tuple[tuple[int, float], ...], factor: float) -> tuple[tuple[int, float], ...]:
     return tuple((key, seconds * factor) for key, seconds in rows)
-
-
-def _seconds(steps: list[Step]) -> tuple[float, float]:
-    """Of steps that prefill, and of the others."""
-    prefill_s = decode_s = 0.0
-    for step in steps:
-        taken_s = step.gap_s if step.gap_s is not None else step.busy_s
-        if step.prefill_tokens:
-            prefill_s += taken_s
-        else:
-            decode_s += taken_s
-    return prefill_s, decode_s
 
 
 def _ratio(real_s: float, simulated_s: float) -> float:

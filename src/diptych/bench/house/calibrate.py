@@ -9,18 +9,24 @@ import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
 import yaml
 
-from diptych.bench.house.anchor import Anchor, Drift, scaled
+from diptych.bench.house.anchor import Anchor, Drift, Ran, drift_of, mean_of, scaled
 from diptych.bench.house.ask import House
+from diptych.bench.house.contention import contention
 from diptych.bench.house.experiments import Experiments, Samples
 from diptych.bench.house.fit import Fitted, fit_profile
 from diptych.bench.house.steps import StepWatch
 from diptych.domain.cluster import ClusterSpec
+from diptych.performance.steps import FittedSteps
 from diptych.runtime.cluster import Cluster
+
+LOADS = 4
+"""Runs of a short load, for what steps in service cost beyond single steps. One is off by some hundredths."""
 
 Say = Callable[[str, float], None]
 """Told what happens now, and which share is done."""
@@ -49,7 +55,11 @@ async def calibrate(spec: ClusterSpec, say: Say) -> Calibration:
         fitted = _fit(cluster, await Experiments(house, watch, say).run())
         say("a load", 1.0)
         alone = _with_profiles(spec, fitted)
-        found = await Anchor(house, watch, alone).look()
+        anchor = Anchor(house, watch, alone)
+        ran = [await anchor.run() for _ in range(LOADS)]
+        fitted = _with_contention(fitted, cluster, ran, anchor.context_tokens)
+        beside = _with_profiles(spec, fitted)
+        found = mean_of([drift_of(it, beside) for it in ran])
         in_service = {
             role: msgspec.structs.replace(it, profile=scaled(it.profile, found))
             for role, it in fitted.items()
@@ -89,11 +99,37 @@ def _fit(cluster: Cluster, samples: Samples) -> dict[str, Fitted]:
     return {
         share.pool.role.value: fit_profile(
             samples,
-            share.pool.role.value,
             kv_tokens=share.arena.blocks * layout.block_tokens,
             kv_bytes_per_token=layout.token_bytes,
         )
         for share in cluster.shares
+    }
+
+
+def _with_contention(
+    fitted: dict[str, Fitted], cluster: Cluster, ran: list[Ran], context_tokens: int
+) -> dict[str, Fitted]:
+    """What the workers of the host cost each other, by role."""
+    steps = sorted((step for it in ran for step in it.steps), key=lambda step: step.ended_s)
+    roles = {share.worker_id: share.pool.role.value for share in cluster.shares}
+    factors = {
+        role: median(
+            contention(
+                [step for step in steps if step.worker_id == worker_id],
+                [step for step in steps if step.worker_id != worker_id],
+                FittedSteps(it.profile),
+                context_tokens,
+            )
+            for worker_id, of_worker in roles.items()
+            if of_worker == role
+        )
+        for role, it in fitted.items()
+    }
+    return {
+        role: msgspec.structs.replace(
+            it, profile=it.profile.model_copy(update={"contended_factor": factors[role]})
+        )
+        for role, it in fitted.items()
     }
 
 

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from statistics import median
 from typing import TypeAlias
 
 import msgspec
@@ -34,6 +33,9 @@ BATCHES = (1, 2, 4, 8, 12, 16, 24, 32)
 CONTEXTS = (32, 256, 1024)
 """Prompt lengths, batches and contexts that are tried, as far as the model and the spec allow."""
 
+MOST_CONTEXT_TOKENS = 8192
+"""Of a batch: its prompts take the longest of all, and by then the slope over the context is known."""
+
 BESIDE_BATCHES = ((2, 128), (8, 512))
 """Batches, and the mean context of their sequences, beside which prompts are computed."""
 
@@ -48,19 +50,24 @@ itself, so one slow moment must never be half of its samples."""
 REPEATS = 2
 """Single prompts of a length in a visit; fewer when they are slow."""
 
+BATCH_REPEATS = 4
+"""A batch decodes a few tokens so many times in a row: steps of one moment are alike, those of the next are
+not."""
+
 REST_S = 0.1
 """Before each single prompt, as between the prompts of a worker with some load: a core that has rested so
 long computes the next prompt 5 % slower than one that has not."""
 
 EXPERIMENT_S = 1.5
-"""About as long a slow engine may take for one batch."""
+"""After so long a batch is not repeated."""
 
-FEW_TOKENS, MANY_TOKENS = 10, 32
+FEW_TOKENS = 10
+"""Output of the sequences of a batch."""
 
 ID_BITS = 20
 """Of a batch's number, its context, its sequence, in the name of a prompt that comes twice."""
 
-BESIDE_TOKENS = 192
+BESIDE_TOKENS = 96
 """Output of sequences beside which prompts are computed."""
 
 
@@ -82,14 +89,21 @@ class DecodeSample(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Beside(msgspec.Struct, kw_only=True):
+    """Prompts computed in the steps of a batch that decodes, and the same without, a moment before or after:
+    what they cost each other is the ratio, whatever the machine's speed was."""
+
+    prompts: list[PrefillSample] = []
+    prompts_alone: list[PrefillSample] = []
+    decodes_alone: list[DecodeSample] = []
+
+
 class Samples(msgspec.Struct, kw_only=True):
     """Everything measured of one cluster. Seconds."""
 
     prefill: list[PrefillSample] = []
     decode: list[DecodeSample] = []
-    mixed: list[PrefillSample] = []
-    contended_prefill: list[PrefillSample] = []
-    contended_decode: list[DecodeSample] = []
+    beside: list[Beside] = []
     dispatch_s: list[float] = []
     handoff_s: list[float] = []
     """To an idle worker: the wait for a step under way is the simulator's business."""
@@ -126,7 +140,7 @@ class Experiments:
     async def run(self) -> Samples:
         """All of them."""
         prompts = [n for n in sorted({*PROMPTS, self._budget}) if self._possible(n)]
-        contexts = [n for n in CONTEXTS if 2 * n < self._longest - MANY_TOKENS]
+        contexts = [n for n in CONTEXTS if 2 * n < self._longest - FEW_TOKENS]
         single: list[Experiment] = [(self._single, n, 0) for n in prompts]
         other: list[Experiment] = []
         if self._prompt_cache:
@@ -134,12 +148,13 @@ class Experiments:
         other += [
             (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
         ]
-        other += [
-            (partial(self._beside, context), b, n)
-            for b, context in self._batches_beside()
-            for n in BESIDE
-            if self._possible(n)
-        ]
+        if Role.MIXED in self._roles:
+            other += [
+                (partial(self._prompts_beside, context), b, n)
+                for b, context in self._batches_beside()
+                for n in BESIDE
+                if self._possible(n)
+            ]
         await self._warm_up(prompts)
         plan = interleaved(single, other * ROUNDS)
         for number, (experiment, first, second) in enumerate(plan):
@@ -157,7 +172,8 @@ class Experiments:
         return prompt < self._longest - 2 and prompt <= self._room // 2
 
     def _fits(self, batch: int, context: int) -> bool:
-        return batch * (context + MANY_TOKENS) <= self._room * 3 // 4
+        tokens = batch * (context + FEW_TOKENS + batch)
+        return batch * context <= MOST_CONTEXT_TOKENS and tokens <= self._room * 3 // 4
 
     # ------------------------------------------------------------ prompts alone
 
@@ -169,8 +185,7 @@ class Experiments:
             prefills = [step for step in steps if step.prefill_tokens]
             cached = 0
             for step in prefills:
-                seconds = step.gap_s if step.gap_s is not None else step.busy_s
-                self.samples.prefill.append(PrefillSample(step.prefill_tokens, cached, seconds))
+                self.samples.prefill.append(PrefillSample(step.prefill_tokens, cached, step.taken_s))
                 cached += step.prefill_tokens
             taken_s = sum(step.busy_s for step in prefills)
             if cached == tokens and answer.first_s is not None:
@@ -193,50 +208,59 @@ class Experiments:
     # ------------------------------------------------------------ decodes alone
 
     async def _batch(self, batch: int, context: int) -> None:
-        """Prompts that are cached already begin together. Computed one by one, the first would be over before
-        the last begins, and no step would have all of them."""
-        arrivals = _ragged(batch, context, self._output_tokens(batch))
-        if self._prompt_cache:
-            first = ((batch << ID_BITS) + context) << ID_BITS
-            arrivals = [msgspec.structs.replace(it, hash_ids=(first + i,)) for i, it in enumerate(arrivals)]
-            once = [msgspec.structs.replace(it, output_tokens=1) for it in arrivals]
-            await self._house.together(once, trace_block_tokens=self._longest)
-            await self._steps()
-        await self._house.together(arrivals, trace_block_tokens=self._longest)
-        decoded = 0
-        for step in await self._steps():
-            if step.decode_tokens == batch and not step.prefill_tokens and step.gap_s is not None:
-                sample = DecodeSample(batch, batch * context + decoded, step.gap_s)
-                self.samples.decode.append(sample)
-            decoded += step.decode_tokens
+        arrivals = await self._begun(batch, context, FEW_TOKENS + batch)
+        taken_s = 0.0
+        for _ in range(BATCH_REPEATS):
+            await asyncio.sleep(REST_S)
+            await self._house.together(arrivals, trace_block_tokens=self._longest)
+            decoded = 0
+            for step in await self._steps():
+                if step.decode_tokens == batch and not step.prefill_tokens and step.gap_s is not None:
+                    sample = DecodeSample(batch, batch * context + decoded, step.gap_s)
+                    self.samples.decode.append(sample)
+                decoded += step.decode_tokens
+                taken_s += step.busy_s
+            if taken_s > EXPERIMENT_S:
+                return
 
-    def _output_tokens(self, batch: int) -> int:
-        known = [it.seconds for it in self.samples.decode if it.batch >= batch / 2]
-        if not known:
-            return FEW_TOKENS
-        return max(FEW_TOKENS, min(MANY_TOKENS, int(EXPERIMENT_S / max(median(known), 1e-4))))
+    async def _begun(self, batch: int, context: int, output_tokens: int) -> list[Arrival]:
+        """A batch whose prompts are cached, so that all of it decodes together. Computed one by one, the
+        first would be over before the last begins, and no step would have all of them."""
+        arrivals = _ragged(batch, context, output_tokens)
+        if not self._prompt_cache:
+            return arrivals
+        first = ((batch << ID_BITS) + context) << ID_BITS
+        arrivals = [msgspec.structs.replace(it, hash_ids=(first + i,)) for i, it in enumerate(arrivals)]
+        once = [msgspec.structs.replace(it, output_tokens=1) for it in arrivals]
+        await self._house.together(once, trace_block_tokens=self._longest)
+        await self._steps()
+        return arrivals
 
     # ------------------------------------------------------------ a prompt beside decodes
 
     def _batches_beside(self) -> list[tuple[int, int]]:
         capped = [(batch, min(context, self._longest // 4)) for batch, context in BESIDE_BATCHES]
-        return [(batch, context) for batch, context in capped if self._fits(batch, context)]
+        return [(batch, context) for batch, context in capped if self._fits(batch, context + BESIDE_TOKENS)]
 
-    async def _beside(self, context: int, batch: int, tokens: int) -> None:
-        """One prompt after the other while a batch decodes. On one mixed worker they share steps; on split
-        workers they share the machine."""
+    async def _prompts_beside(self, context: int, batch: int, tokens: int) -> None:
+        """One prompt after the other while a batch decodes, and as many afterwards."""
         output = min(self._longest // 2, BESIDE_TOKENS)
-        background = asyncio.create_task(self._house.together(_ragged(batch, context, output)))
+        arrivals = await self._begun(batch, context, output)
+        background = asyncio.create_task(self._house.together(arrivals, trace_block_tokens=self._longest))
         await self._until_decoding(batch)
+        asked = 0
         while not background.done():
-            await asyncio.sleep(REST_S)
-            await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
+            await self._rested_prompt(tokens)
+            asked += 1
         await background
+        for _ in range(asked):
+            await self._rested_prompt(tokens)
         steps = await self._steps()
-        if Role.MIXED in self._roles:
-            self._keep_mixed(steps, batch, context, tokens)
-        else:
-            self._keep_contended(steps, batch, context, tokens)
+        self.samples.beside.append(_beside(steps, batch, batch * context, tokens))
+
+    async def _rested_prompt(self, tokens: int) -> None:
+        await asyncio.sleep(REST_S)
+        await self._house.together([Arrival(t_s=0, input_tokens=tokens, output_tokens=1)])
 
     async def _until_decoding(self, batch: int) -> None:
         seen = 0
@@ -246,50 +270,33 @@ class Experiments:
             if not self._house.cluster.driver.requests.ids():
                 return
 
-    def _keep_mixed(self, steps: Sequence[Step], batch: int, context: int, tokens: int) -> None:
-        decoded = prompted = 0
-        for step in steps:
-            if step.prefill_tokens:
-                cached = max(0, prompted - batch * context) % tokens
-                if step.decode_tokens == batch and step.gap_s is not None:
-                    total = batch * context + decoded
-                    sample = PrefillSample(step.prefill_tokens, cached, step.gap_s, batch, total)
-                    self.samples.mixed.append(sample)
-                prompted += step.prefill_tokens
-            decoded += step.decode_tokens
-
-    def _keep_contended(self, steps: Sequence[Step], batch: int, context: int, tokens: int) -> None:
-        """Decode steps that lie inside a prefill step, and prefill steps while everybody decodes."""
-        running = [step for step in steps if step.decode_tokens == batch and step.gap_s is not None]
-        if not running:
-            return
-        begun_s, over_s = running[0].ended_s, running[-1].ended_s
-        chunks: list[Step] = []
-        prompted = 0
-        for step in steps:
-            if not step.prefill_tokens:
-                continue
-            cached = max(0, prompted - batch * context) % tokens
-            prompted += step.prefill_tokens
-            if step.ended_s - step.busy_s > begun_s and step.ended_s < over_s:
-                chunks.append(step)
-                self.samples.contended_prefill.append(PrefillSample(step.prefill_tokens, cached, step.busy_s))
-        decoded = 0
-        for step in running:
-            began_s = step.ended_s - (step.gap_s or 0.0)
-            if any(
-                chunk.ended_s - chunk.busy_s <= began_s and step.ended_s <= chunk.ended_s for chunk in chunks
-            ):
-                sample = DecodeSample(batch, batch * context + decoded, step.gap_s or 0.0)
-                self.samples.contended_decode.append(sample)
-            decoded += batch
-
     # ------------------------------------------------------------ shared
 
     async def _steps(self) -> list[Step]:
         """Steps since the last call, once the cluster is still."""
         await asyncio.sleep(0.02)
         return self._watch.take()
+
+
+def _beside(steps: Sequence[Step], batch: int, context_tokens: int, tokens: int) -> Beside:
+    """Prompts of ``tokens`` come once the whole batch decodes."""
+    found = Beside()
+    prompted = decoded = 0
+    begun = False
+    for step in steps:
+        cached = prompted % tokens
+        total = context_tokens + decoded
+        whole = step.decode_tokens == batch and step.gap_s is not None
+        begun = begun or whole
+        if whole and step.prefill_tokens:
+            found.prompts.append(PrefillSample(step.prefill_tokens, cached, step.taken_s, batch, total))
+        elif whole:
+            found.decodes_alone.append(DecodeSample(batch, total, step.taken_s))
+        elif begun and not step.decode_tokens:
+            found.prompts_alone.append(PrefillSample(step.prefill_tokens, cached, step.taken_s))
+        prompted += step.prefill_tokens if begun else 0
+        decoded += step.decode_tokens
+    return found
 
 
 def _ragged(batch: int, context: int, output_tokens: int) -> list[Arrival]:

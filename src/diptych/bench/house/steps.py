@@ -7,6 +7,7 @@ was asked of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from diptych.domain.commands import Command
@@ -26,6 +27,27 @@ class Step(NamedTuple):
     decode_tokens: int
     busy_s: float
     gap_s: float | None
+
+    @property
+    def taken_s(self) -> float:
+        """What the step cost the worker, with what lies between two steps where that is known."""
+        return self.gap_s if self.gap_s is not None else self.busy_s
+
+    @property
+    def began_s(self) -> float:
+        """On the clock of ``ended_s``."""
+        return self.ended_s - self.taken_s
+
+
+def seconds_of(steps: Sequence[Step]) -> tuple[float, float]:
+    """Of steps that prefill, and of the others."""
+    prefill_s = decode_s = 0.0
+    for step in steps:
+        if step.prefill_tokens:
+            prefill_s += step.taken_s
+        else:
+            decode_s += step.taken_s
+    return prefill_s, decode_s
 
 
 class StepWatch:

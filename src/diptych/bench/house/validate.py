@@ -7,15 +7,15 @@ works.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from diptych.bench.house.anchor import Anchor, Drift, drifted
+from diptych.bench.house.anchor import Anchor, Drift, drifted, speeds
 from diptych.bench.house.ask import Answer, House
 from diptych.bench.house.calibrate import Calibration, Say, calibrate, with_fitted
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, saturation_rps, sharing
-from diptych.bench.house.steps import StepWatch
+from diptych.bench.house.steps import Step, StepWatch, seconds_of
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.errors import ClusterError
 from diptych.planning.measure import Samples
@@ -64,6 +64,36 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return abs(self.error) <= TOLERANCE
 
 
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """What one side of a piece saw: seconds of steps that prefill and of those that only decode, over all
+    workers, and each request's times (TPOT None for a single token)."""
+
+    prefill_s: float
+    decode_s: float
+    ttft_s: tuple[float, ...]
+    tpot_s: tuple[float | None, ...]
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of one load on both sides; ``speed``: by which the profile was scaled for it."""
+
+    topology: str
+    load: str
+    rate_rps: float
+    seed: int
+    speed: Drift
+    measured: Side
+    simulated: Side
+
+
+class Validation(msgspec.Struct, frozen=True, kw_only=True):
+    """All percentiles, what they are made of, and the profiles that were measured for it."""
+
+    rows: list[Comparison]
+    pieces: list[Piece]
+    calibrations: dict[str, Calibration]
+
+
 async def validate(
     specs: dict[str, ClusterSpec],
     *,
@@ -72,12 +102,12 @@ async def validate(
     seed: int,
     say: Say,
     profiled: Callable[[str], ClusterSpec | None] = lambda _: None,
-) -> tuple[list[Comparison], dict[str, Calibration]]:
+) -> Validation:
     """Calibrate each topology (unless ``profiled`` has it), then run every load on it and in virtual time.
 
     ``seconds``: about how long each load is run for real, in ``rounds`` pieces.
     """
-    rows: list[Comparison] = []
+    pieces: list[Piece] = []
     calibrations: dict[str, Calibration] = {}
     for name, spec in specs.items():
         known = profiled(name)
@@ -86,15 +116,15 @@ async def validate(
                 spec, lambda words, share, name=name: say(f"{name}: {words}", share)
             )
             known = with_fitted(spec, calibrations[name])
-        rows += await _compare(name, known, seconds / rounds, rounds, seed, say)
-    return rows, calibrations
+        pieces += await _compare(name, known, seconds / rounds, rounds, seed, say)
+    return Validation(rows=compared(pieces), pieces=pieces, calibrations=calibrations)
 
 
 async def _compare(
     name: str, spec: ClusterSpec, run_s: float, rounds: int, seed: int, say: Say
-) -> list[Comparison]:
+) -> list[Piece]:
     """The machine's speed drifts by a tenth within minutes where it is shared: anchor loads before and after
-    each run say how fast it was, and the profile is scaled by that. The run itself is not looked at."""
+    each run say how fast it was, and the profile is scaled by that. The run itself does not count for it."""
     watch = StepWatch()
     async with Cluster(spec, journal=watch) as cluster:
         house = House(cluster, seed=seed)
@@ -104,74 +134,113 @@ async def _compare(
             await house.together(
                 [Arrival(t_s=0, input_tokens=lengths.prompt[1], output_tokens=lengths.output[0])]
             )
-        sides = {f"{load:.0%} load": Sides(load * most_rps, poisson) for load in LOADS}
-        sides["shared"] = Sides(SHARED_LOAD * most_rps, sharing)
+        loads: dict[str, tuple[float, Make]] = {
+            f"{load:.0%} load": (load * most_rps, poisson) for load in LOADS
+        }
+        loads["shared"] = (SHARED_LOAD * most_rps, sharing)
         anchor = Anchor(house, watch, spec)
         looks = [await anchor.look()]
-        runs: list[tuple[Sides, Workload, list[Answer]]] = []
-        plan = [(label, both) for _ in range(rounds) for label, both in sides.items()]
-        for number, (label, both) in enumerate(plan):
-            requests = max(LEAST_REQUESTS, int(both.rate_rps * run_s))
-            workload = both.make(both.rate_rps, requests, lengths, seed + number)
-            say(f"{name}: {label}, {requests} requests at {both.rate_rps:.3g}/s", number / len(plan))
-            runs.append((both, workload, await house.run(workload)))
+        runs: list[Run] = []
+        plan = [label for _ in range(rounds) for label in loads]
+        for number, label in enumerate(plan):
+            rate_rps, make = loads[label]
+            requests = max(LEAST_REQUESTS, int(rate_rps * run_s))
+            workload = make(rate_rps, requests, lengths, seed + number)
+            say(f"{name}: {label}, {requests} requests at {rate_rps:.3g}/s", number / len(plan))
+            watch.take()
+            answers = await house.run(workload)
+            runs.append(Run(label, rate_rps, seed + number, workload, measured(answers, watch.take())))
             looks.append(await anchor.look())
-    for number, (both, workload, answers) in enumerate(runs):
-        both.add(answers, simulate(drifted(spec, *around(looks, number)), workload, keep_requests=True))
-    return [row for label, both in sides.items() for row in both.rows(name, label)]
+    return [
+        Piece(
+            topology=name,
+            load=run.load,
+            rate_rps=run.rate_rps,
+            seed=run.seed,
+            speed=speed,
+            measured=run.measured,
+            simulated=simulated(simulate(drifted(spec, speed), run.workload, keep_requests=True)),
+        )
+        for speed, run in zip(speeds(looks), runs, strict=True)
+    ]
 
 
-def around(looks: Sequence[Drift], number: int) -> list[Drift]:
-    """The looks that say how fast the machine was during a run: one look is off by some hundredths itself,
-    so two on each side count, and the nearest twice."""
-    return [*looks[max(0, number - 1) : number + 3], *looks[number : number + 2]]
+class Run(NamedTuple):
+    """One load, run for real."""
+
+    load: str
+    rate_rps: float
+    seed: int
+    workload: Workload
+    measured: Side
 
 
-class Sides:
-    """One load: what its requests saw for real and in virtual time, over all its runs."""
-
-    def __init__(self, rate_rps: float, make: Make) -> None:
-        self.rate_rps = rate_rps
-        self.make = make
-        self._requests = 0
-        self._real = {"TTFT": Samples(), "TPOT": Samples()}
-        self._virtual = {"TTFT": Samples(), "TPOT": Samples()}
-
-    def add(self, answers: Sequence[Answer], simulated: SimulationResult) -> None:
-        """One run. Raises `ClusterError` if a request did not end as it should."""
-        broken = [answer for answer in answers if not answer.finished]
-        if broken:
-            raise ClusterError(
-                f"{len(broken)} of {len(answers)} real requests did not finish; nothing to compare"
-            )
-        self._requests += len(answers)
-        for answer in answers:
-            _add(self._real, answer.ttft_s, answer.tpot_s)
-        for record in simulated.records:
-            if record.first_token_s is None or record.last_token_s is None:
-                raise ClusterError(f"request {record.number} ended as {record.state} in virtual time")
-            gaps = record.output_tokens - 1
-            tpot_s = (record.last_token_s - record.first_token_s) / gaps if gaps else None
-            _add(self._virtual, record.first_token_s - record.arrival_s, tpot_s)
-
-    def rows(self, topology: str, load: str) -> list[Comparison]:
-        """p50 and p90 of TTFT and TPOT."""
-        return [
-            Comparison(
-                topology=topology,
-                load=load,
-                requests=self._requests,
-                rate_rps=self.rate_rps,
-                metric=f"{metric} {share}",
-                measured_s=getattr(self._real[metric].summary(), share),
-                simulated_s=getattr(self._virtual[metric].summary(), share),
-            )
-            for metric in self._real
-            for share in ("p50", "p90")
-        ]
+def measured(answers: Sequence[Answer], steps: Sequence[Step]) -> Side:
+    """Of a real run. Raises `ClusterError` if a request did not end as it should."""
+    broken = [answer for answer in answers if not answer.finished]
+    if broken:
+        raise ClusterError(
+            f"{len(broken)} of {len(answers)} real requests did not finish; nothing to compare"
+        )
+    prefill_s, decode_s = seconds_of(steps)
+    return Side(
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        ttft_s=tuple(answer.ttft_s for answer in answers),
+        tpot_s=tuple(answer.tpot_s for answer in answers),
+    )
 
 
-def _add(side: dict[str, Samples], ttft_s: float, tpot_s: float | None) -> None:
-    side["TTFT"].add(ttft_s)
-    if tpot_s is not None:
-        side["TPOT"].add(tpot_s)
+def simulated(result: SimulationResult) -> Side:
+    """Of a simulation that kept its requests. Raises `ClusterError` as `measured` does."""
+    ttft_s: list[float] = []
+    tpot_s: list[float | None] = []
+    for record in sorted(result.records, key=lambda it: it.number):
+        if record.first_token_s is None or record.last_token_s is None:
+            raise ClusterError(f"request {record.number} ended as {record.state} in virtual time")
+        gaps = record.output_tokens - 1
+        ttft_s.append(record.first_token_s - record.arrival_s)
+        tpot_s.append((record.last_token_s - record.first_token_s) / gaps if gaps else None)
+    return Side(
+        prefill_s=sum(pool.prefill_s for pool in result.pools.values()),
+        decode_s=sum(pool.decode_s for pool in result.pools.values()),
+        ttft_s=tuple(ttft_s),
+        tpot_s=tuple(tpot_s),
+    )
+
+
+def compared(pieces: Sequence[Piece]) -> list[Comparison]:
+    """p50 and p90 of TTFT and TPOT over all requests of each load."""
+    loads: dict[tuple[str, str], list[Piece]] = {}
+    for piece in pieces:
+        loads.setdefault((piece.topology, piece.load), []).append(piece)
+    return [row for of_load in loads.values() for row in _rows(of_load)]
+
+
+def _rows(pieces: Sequence[Piece]) -> list[Comparison]:
+    real = {"TTFT": Samples(), "TPOT": Samples()}
+    virtual = {"TTFT": Samples(), "TPOT": Samples()}
+    for piece in pieces:
+        _add(real, piece.measured)
+        _add(virtual, piece.simulated)
+    return [
+        Comparison(
+            topology=pieces[0].topology,
+            load=pieces[0].load,
+            requests=sum(len(piece.measured.ttft_s) for piece in pieces),
+            rate_rps=pieces[0].rate_rps,
+            metric=f"{metric} {share}",
+            measured_s=getattr(real[metric].summary(), share),
+            simulated_s=getattr(virtual[metric].summary(), share),
+        )
+        for metric in real
+        for share in ("p50", "p90")
+    ]
+
+
+def _add(samples: dict[str, Samples], side: Side) -> None:
+    for ttft_s in side.ttft_s:
+        samples["TTFT"].add(ttft_s)
+    for tpot_s in side.tpot_s:
+        if tpot_s is not None:
+            samples["TPOT"].add(tpot_s)

@@ -13,6 +13,7 @@
 
 #include "linear.h"
 #include "pool.h"
+#include "products.h"
 #include "rooms.h"
 
 namespace diptych {
@@ -79,15 +80,8 @@ __m512i dot(__m512i sums, __m512i weight, __m512i words) {
   if constexpr (W::Rows::kWhole)
     return _mm512_dpbusd_epi32(sums, weight, words);
   else
-    return reinterpret_cast<__m512i>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums),
-                                                      reinterpret_cast<__m512bh>(words),
-                                                      reinterpret_cast<__m512bh>(weight)));
-}
-
-inline __m512i spread(const uint8_t* word) {
-  int32_t value;
-  std::memcpy(&value, word, sizeof(value));
-  return _mm512_set1_epi32(value);
+    return _mm512_castps_si512(
+        add_pairs(_mm512_castsi512_ps(sums), _mm512_castsi512_ps(words), _mm512_castsi512_ps(weight)));
 }
 
 struct Pass {
@@ -113,7 +107,7 @@ void multiply(const Pass& it, const Coming& coming) {
       __m512i columns[kBlocks];
       for (int b = 0; b < kBlocks; ++b) columns[b] = weight_line<W>(weight + b * it.stride + word * 64);
       for (int line = 0; line < kLines; ++line) {
-        const __m512i words = spread(lines + line * 64 + word * 4);
+        const __m512i words = spread_word(lines + line * 64 + word * 4);
         for (int b = 0; b < kBlocks; ++b) sums[line][b] = dot<W>(sums[line][b], columns[b], words);
       }
     }

@@ -10,12 +10,14 @@
 
 namespace diptych {
 
-// Two values in each of 16 places.
-inline __m512 spread_pair(const bf16* pair) {
-  int32_t both;
-  std::memcpy(&both, pair, sizeof(both));
-  return _mm512_castsi512_ps(_mm512_set1_epi32(both));
+// Four bytes in each of 16 places.
+inline __m512i spread_word(const void* word) {
+  int32_t value;
+  std::memcpy(&value, word, sizeof(value));
+  return _mm512_set1_epi32(value);
 }
+
+inline __m512 spread_pair(const bf16* pair) { return _mm512_castsi512_ps(spread_word(pair)); }
 
 inline __m512 add_pairs(__m512 sums, __m512 one, __m512 two) {
   return _mm512_dpbf16_ps(sums, reinterpret_cast<__m512bh>(one), reinterpret_cast<__m512bh>(two));
