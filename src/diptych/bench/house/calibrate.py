@@ -22,6 +22,7 @@ from diptych.bench.house.experiments import Experiments, Samples
 from diptych.bench.house.fit import Fitted, fit_profile
 from diptych.bench.house.steps import StepWatch
 from diptych.domain.cluster import ClusterSpec
+from diptych.domain.fleet import ProfileSpec
 from diptych.performance.steps import FittedSteps
 from diptych.runtime.cluster import Cluster
 
@@ -53,10 +54,12 @@ async def calibrate(spec: ClusterSpec, say: Say) -> Calibration:
         watch.take()
         house = House(cluster, seed=spec.seed)
         fitted = _fit(cluster, await Experiments(house, watch, say).run())
-        say("a load", 1.0)
         alone = _with_profiles(spec, fitted)
         anchor = Anchor(house, watch, alone)
-        ran = [await anchor.run() for _ in range(LOADS)]
+        ran: list[Ran] = []
+        for number in range(LOADS):
+            say(f"a load, {number + 1} of {LOADS}", 1.0)
+            ran.append(await anchor.run())
         fitted = _with_contention(fitted, cluster, ran, anchor.context_tokens)
         beside = _with_profiles(spec, fitted)
         found = mean_of([drift_of(it, beside) for it in ran])
@@ -110,24 +113,23 @@ def _with_contention(
     fitted: dict[str, Fitted], cluster: Cluster, ran: list[Ran], context_tokens: int
 ) -> dict[str, Fitted]:
     """What the workers of the host cost each other, by role."""
-    steps = sorted((step for it in ran for step in it.steps), key=lambda step: step.ended_s)
-    roles = {share.worker_id: share.pool.role.value for share in cluster.shares}
-    factors = {
-        role: median(
+    steps = [step for it in ran for step in it.steps]
+
+    def factor(role: str, profile: ProfileSpec) -> float:
+        return median(
             contention(
-                [step for step in steps if step.worker_id == worker_id],
-                [step for step in steps if step.worker_id != worker_id],
-                FittedSteps(it.profile),
+                [step for step in steps if step.worker_id == share.worker_id],
+                [step for step in steps if step.worker_id != share.worker_id],
+                FittedSteps(profile),
                 context_tokens,
             )
-            for worker_id, of_worker in roles.items()
-            if of_worker == role
+            for share in cluster.shares
+            if share.pool.role.value == role
         )
-        for role, it in fitted.items()
-    }
+
     return {
         role: msgspec.structs.replace(
-            it, profile=it.profile.model_copy(update={"contended_factor": factors[role]})
+            it, profile=it.profile.model_copy(update={"contended_factor": factor(role, it.profile)})
         )
         for role, it in fitted.items()
     }

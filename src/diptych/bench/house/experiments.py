@@ -59,10 +59,10 @@ REST_S = 0.1
 long computes the next prompt 5 % slower than one that has not."""
 
 EXPERIMENT_S = 1.5
-"""After so long a batch is not repeated."""
+"""After so long a batch is not repeated, nor a prompt after half of it."""
 
 FEW_TOKENS = 10
-"""Output of the sequences of a batch."""
+"""Output of the sequences of a batch, and one more for each of them: they do not all begin in one step."""
 
 ID_BITS = 20
 """Of a batch's number, its context, its sequence, in the name of a prompt that comes twice."""

@@ -71,7 +71,7 @@ def fit_profile(samples: Samples, *, kv_tokens: int, kv_bytes_per_token: int) ->
     if mixed:
         changes["mixed_decode_factor"], changes["mixed_prefill_factor"] = _mixed(mixed, steps)
     profile = base.model_copy(update=changes)
-    return Fitted(profile=profile, residuals=_residuals(samples, prefill, FittedSteps(profile)))
+    return Fitted(profile=profile, residuals=_residuals(samples, FittedSteps(profile)))
 
 
 def _prefill(samples: Sequence[PrefillSample]) -> PrefillFit:
@@ -165,9 +165,9 @@ def _expected(it: Sample, steps: FittedSteps) -> float:
     return steps.step_s((Chunk(it.new_tokens, it.cached_tokens),), it.decodes, it.context_tokens)
 
 
-def _residuals(samples: Samples, prefill: Sequence[PrefillSample], steps: FittedSteps) -> dict[str, Residual]:
+def _residuals(samples: Samples, steps: FittedSteps) -> dict[str, Residual]:
     kinds: dict[str, Sequence[Sample]] = {
-        "prefill": prefill,
+        "prefill": samples.prefill,
         "decode": samples.decode,
         "mixed": [it for beside in samples.beside for it in beside.prompts],
     }
