@@ -187,6 +187,14 @@ def test_company_on_the_same_host_slows_a_worker() -> None:
     assert both.e2e_s.p50 == pytest.approx(1.5 * (0.02 + 9 * 0.02))
 
 
+def test_company_and_a_fault_slow_a_worker_together() -> None:
+    shared = PROFILE.model_copy(update={"contended_factor": 1.5})
+    arrivals = [Arrival(t_s=0.0, input_tokens=100, output_tokens=10)] * 2
+    slow = [Slow(t_s=0.0, worker_id=f"mixed-{i}", factor=2.0) for i in range(2)]
+    both = simulate(_spec(_pool(Role.MIXED, 2, shared)), _workload(*arrivals), faults=slow)
+    assert both.e2e_s.p50 == pytest.approx(2.0 * 1.5 * (0.02 + 9 * 0.02))
+
+
 def test_turns_of_a_session_follow_each_other_after_a_pause() -> None:
     first = Arrival(t_s=1.0, input_tokens=100, output_tokens=11, session_id="s")
     turn = Arrival(t_s=1.0, input_tokens=200, output_tokens=1, session_id="s", delay_s=3.0)

@@ -24,8 +24,8 @@ class Host:
         busy = [worker for worker in self.workers if worker.busy]
         changed = False
         for worker in busy:
-            slow = self._factors[worker.info.worker_id] if len(busy) > 1 else 1.0
-            if worker.slow != slow:
-                worker.set_speed(slow, now_s)
+            company = self._factors[worker.info.worker_id] if len(busy) > 1 else 1.0
+            if worker.company != company:
+                worker.set_company(company, now_s)
                 changed = True
         return changed

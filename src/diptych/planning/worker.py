@@ -113,6 +113,9 @@ class VirtualWorker:
         self.scheduler = scheduler
         self.slow = 1.0
         """Factor on every step: a fault."""
+        self.company = 1.0
+        """Another one: what the company of other workers costs."""
+        self._pace = 1.0
         self.prefill_s = 0.0
         self.decode_s = 0.0
         self.steps = 0
@@ -194,12 +197,20 @@ class VirtualWorker:
 
     def set_speed(self, slow: float, now_s: float) -> None:
         """From now on every step takes ``slow`` times as long; what is left of the one under way, too."""
-        if slow == self.slow or self._halted:
+        self._set_pace(slow, self.company, now_s)
+
+    def set_company(self, company: float, now_s: float) -> None:
+        """The same, for what the company of other workers costs."""
+        self._set_pace(self.slow, company, now_s)
+
+    def _set_pace(self, slow: float, company: float, now_s: float) -> None:
+        if self._halted or (slow == self.slow and company == self.company):
             return
         self._settle(now_s)
-        before, self.slow = self.slow, slow
+        before = self._pace
+        self.slow, self.company, self._pace = slow, company, slow * company
         if self._step is not None:
-            self._wake_at(now_s + max(0.0, self._ends_s - now_s) * slow / before)
+            self._wake_at(now_s + max(0.0, self._ends_s - now_s) * self._pace / before)
 
     def settle(self, now_s: float) -> None:
         """Be exactly where a stepping worker would be, for who looks in from outside."""
@@ -240,7 +251,7 @@ class VirtualWorker:
             self._add_row(name, live.emitted, live.last_token_s)
         chunks = [(chunk.new_tokens, chunk.cached_tokens) for chunk in shape.chunks]
         seconds = self._model.step_s(chunks, shape.decodes, shape.context_tokens)
-        self._wake_at(now_s + seconds * self.slow)
+        self._wake_at(now_s + seconds * self._pace)
 
     def _commit(self, shape: StepShape, now_s: float) -> None:
         self._step = None
@@ -342,9 +353,9 @@ class VirtualWorker:
             return False
         leap: Leap
         if steady.new_tokens:
-            leap = ChunkLeap(now_s, steady, self.slow, self._model)
+            leap = ChunkLeap(now_s, steady, self._pace, self._model)
         else:
-            leap = DecodeLeap(now_s, steady, self.slow, self._model)
+            leap = DecodeLeap(now_s, steady, self._pace, self._model)
         self._leap = leap
         self._wake_at(now_s + leap.run_s(leap.steps))
         return True
