@@ -255,15 +255,32 @@ def test_rows_that_scatter_are_read_off_the_line_through_their_neighbours() -> N
 def test_looks_at_a_machine_that_keeps_its_speed_are_taken_together() -> None:
     rng = random.Random(2)
     looks = [Drift(1.2 + rng.gauss(0, 0.06), 0.9 + rng.gauss(0, 0.06)) for _ in range(40)]
-    found = speeds(looks)
+    found = [mean_of(possible) for possible in speeds(looks)]
     assert len(found) == len(looks) - 1
     assert all(abs(it.prefill - 1.2) < 0.05 and abs(it.decode - 0.9) < 0.05 for it in found)
 
 
 def test_looks_at_a_machine_that_drifts_count_where_they_are() -> None:
+    looks = [Drift(1.0 + 0.01 * i, 1.0) for i in range(40)]
+    found = speeds(looks)
+    assert found[4] == (Drift(1.04, 1.0), Drift(1.05, 1.0))
+    assert found[0] == tuple(looks[:2]) and found[-1] == tuple(looks[-2:])
+
+
+def test_between_looks_at_a_machine_that_jumps_both_speeds_are_possible() -> None:
     looks = [Drift(1.0 + 0.5 * (i // 10 % 2), 1.0) for i in range(40)]
     found = speeds(looks)
-    assert found[4] == Drift(1.0, 1.0)
-    assert found[9].prefill == pytest.approx(1.25)
-    assert found[14].prefill == pytest.approx(1.5)
-    assert speeds([Drift(1.0, 2.0), Drift(3.0, 4.0)]) == [Drift(2.0, 3.0)]
+    assert found[4] == (Drift(1.0, 1.0), Drift(1.0, 1.0))
+    assert found[9] == (Drift(1.0, 1.0), Drift(1.5, 1.0))
+    assert speeds([Drift(1.0, 2.0), Drift(3.0, 4.0)]) == [(Drift(1.0, 2.0), Drift(3.0, 4.0))]
+
+
+@pytest.mark.parametrize("count", [2, 5, 6, 7, 13, 49])
+def test_every_load_has_as_many_possible_speeds_as_the_others(count: int) -> None:
+    rng = random.Random(count)
+    looks = [Drift(rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.1)) for _ in range(count)]
+    found = speeds(looks)
+    assert len(found) == count - 1
+    assert len({len(possible) for possible in found}) == 1
+    for i, possible in enumerate(found):
+        assert {looks[i], looks[i + 1]} <= set(possible) <= set(looks)

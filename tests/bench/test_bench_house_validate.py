@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from diptych.bench.house.anchor import Drift
+from diptych.bench.house.anchor import Drift, drifted
 from diptych.bench.house.ask import Answer
 from diptych.bench.house.loads import lengths_for, poisson
 from diptych.bench.house.steps import Step
@@ -68,9 +68,9 @@ def piece(seed: int, slower: float = 1.0) -> Piece:
         load="some",
         rate_rps=2.0,
         seed=seed,
-        speed=Drift(1.0, 1.0),
+        speeds=(Drift(1.0, 1.0),),
         measured=measured(as_answers(by_number(result), workload, slower), []),
-        simulated=simulated(result),
+        simulated=simulated([result]),
     )
 
 
@@ -110,11 +110,24 @@ def test_both_sides_name_requests_in_the_order_of_their_arrival_and_the_seconds_
         Step(WorkerId("v"), 1.7, 0, 4, 0.1, None),
     ]
     real = measured(as_answers(by_number(result), workload), steps)
-    virtual = simulated(result)
+    virtual = simulated([result])
     assert real.ttft_s == pytest.approx(virtual.ttft_s)
     assert real.tpot_s == pytest.approx(virtual.tpot_s)
     assert (real.prefill_s, real.decode_s) == pytest.approx((0.2, 0.4))
     assert virtual.prefill_s == result.pools["mixed"].prefill_s > 0
+
+
+def test_a_piece_at_several_possible_speeds_has_each_request_at_each_of_them() -> None:
+    workload = poisson(2.0, 30, lengths_for(2048, 16), 1)
+    slow_spec = drifted(SPEC, Drift(1.5, 1.2))
+    quick, slow = run_virtually(workload), simulate(slow_spec, workload, keep_requests=True)
+    both = simulated([quick, slow])
+    assert both.ttft_s == (*simulated([quick]).ttft_s, *simulated([slow]).ttft_s)
+    assert both.tpot_s == (*simulated([quick]).tpot_s, *simulated([slow]).tpot_s)
+    of_mixed = [it.pools["mixed"].prefill_s for it in (quick, slow)]
+    assert both.prefill_s == pytest.approx(sum(of_mixed) / 2)
+    (row, *_) = compared([msgspec.structs.replace(piece(1), simulated=both)])
+    assert row.requests == 30 and row.error > 0
 
 
 def test_a_request_that_did_not_finish_is_no_measurement() -> None:

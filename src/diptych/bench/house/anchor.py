@@ -108,34 +108,30 @@ def mean_of(looks: Sequence[Drift]) -> Drift:
     return Drift(fmean(it.prefill for it in looks), fmean(it.decode for it in looks))
 
 
-def speeds(looks: Sequence[Drift]) -> list[Drift]:
-    """The machine's speed between each look and the next: the mean of so many looks on each side as foretell
-    the looks best from their own neighbours. A look is off by some hundredths itself: where the machine keeps
-    its speed, all looks together say it best; where it drifts, only the nearest do."""
-    prefill, decode = [it.prefill for it in looks], [it.decode for it in looks]
-    return [
-        Drift(*pair)
-        for pair in zip(_between(prefill, _reach(prefill)), _between(decode, _reach(decode)), strict=True)
-    ]
+def speeds(looks: Sequence[Drift]) -> list[tuple[Drift, ...]]:
+    """What the machine's speed may have been between each look and the next: so many looks on both sides,
+    each as likely as the others, as foretell the looks best from their own neighbours. Where the machine
+    keeps its speed, those are all looks, each off by some hundredths; where it drifts, only the nearest say
+    anything. Where it jumps, a load ran at the one speed or at the other, and hardly ever at their mean."""
+    count = 2 * _reach(looks)
+    starts = (min(max(0, i + 1 - count // 2), max(0, len(looks) - count)) for i in range(len(looks) - 1))
+    return [tuple(looks[start : start + count]) for start in starts]
 
 
-def _between(looks: Sequence[float], reach: int) -> list[float]:
-    return [fmean(looks[max(0, i + 1 - reach) : i + 1 + reach]) for i in range(len(looks) - 1)]
-
-
-def _reach(looks: Sequence[float]) -> int:
+def _reach(looks: Sequence[Drift]) -> int:
     """How many looks on each side; squares of what they miss of the one in their middle decide."""
     if len(looks) < LEAST_LOOKS:
         return 1
-    reaches = [2**power for power in range(len(looks).bit_length())]
+    reaches = [2**power for power in range((len(looks) // 2).bit_length())]
     return min(reaches, key=lambda reach: _missed(looks, reach))
 
 
-def _missed(looks: Sequence[float], reach: int) -> float:
-    return sum(
-        (look - fmean([*looks[max(0, i - reach) : i], *looks[i + 1 : i + 1 + reach]])) ** 2
-        for i, look in enumerate(looks)
-    )
+def _missed(looks: Sequence[Drift], reach: int) -> float:
+    total = 0.0
+    for i, look in enumerate(looks):
+        foretold = mean_of([*looks[max(0, i - reach) : i], *looks[i + 1 : i + 1 + reach]])
+        total += (look.prefill / foretold.prefill - 1) ** 2 + (look.decode / foretold.decode - 1) ** 2
+    return total
 
 
 def drifted(spec: ClusterSpec, drift: Drift) -> ClusterSpec:

@@ -7,6 +7,7 @@ works.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -66,7 +67,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
     """What one side of a piece saw: seconds of steps that prefill and of those that only decode, over all
-    workers, and each request's times (TPOT None for a single token)."""
+    workers, and each request's times (TPOT None for a single token). In virtual time a piece is run at each
+    speed that the machine may have had: seconds are the mean, and a request is there once for each speed."""
 
     prefill_s: float
     decode_s: float
@@ -75,13 +77,13 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of one load on both sides; ``speed``: by which the profile was scaled for it."""
+    """One run of one load on both sides; ``speeds``: by each of which the profile was scaled for it."""
 
     topology: str
     load: str
     rate_rps: float
     seed: int
-    speed: Drift
+    speeds: tuple[Drift, ...]
     measured: Side
     simulated: Side
 
@@ -124,7 +126,8 @@ async def _compare(
     name: str, spec: ClusterSpec, run_s: float, rounds: int, seed: int, say: Say
 ) -> list[Piece]:
     """The machine's speed drifts by a tenth within minutes where it is shared: anchor loads before and after
-    each run say how fast it was, and the profile is scaled by that. The run itself does not count for it."""
+    each run say how fast it may have been, and it is simulated at each of these speeds. The run itself does
+    not count for it."""
     watch = StepWatch()
     async with Cluster(spec, journal=watch) as cluster:
         house = House(cluster, seed=seed)
@@ -157,11 +160,13 @@ async def _compare(
             load=run.load,
             rate_rps=run.rate_rps,
             seed=run.seed,
-            speed=speed,
+            speeds=possible,
             measured=run.measured,
-            simulated=simulated(simulate(drifted(spec, speed), run.workload, keep_requests=True)),
+            simulated=simulated(
+                [simulate(drifted(spec, it), run.workload, keep_requests=True) for it in possible]
+            ),
         )
-        for speed, run in zip(speeds(looks), runs, strict=True)
+        for possible, run in zip(speeds(looks), runs, strict=True)
     ]
 
 
@@ -191,19 +196,19 @@ def measured(answers: Sequence[Answer], steps: Sequence[Step]) -> Side:
     )
 
 
-def simulated(result: SimulationResult) -> Side:
-    """Of a simulation that kept its requests. Raises `ClusterError` as `measured` does."""
+def simulated(results: Sequence[SimulationResult]) -> Side:
+    """Of simulations of the same load that kept their requests. Raises `ClusterError` as `measured` does."""
     ttft_s: list[float] = []
     tpot_s: list[float | None] = []
-    for record in sorted(result.records, key=lambda it: it.number):
+    for record in (it for result in results for it in sorted(result.records, key=lambda it: it.number)):
         if record.first_token_s is None or record.last_token_s is None:
             raise ClusterError(f"request {record.number} ended as {record.state} in virtual time")
         gaps = record.output_tokens - 1
         ttft_s.append(record.first_token_s - record.arrival_s)
         tpot_s.append((record.last_token_s - record.first_token_s) / gaps if gaps else None)
     return Side(
-        prefill_s=sum(pool.prefill_s for pool in result.pools.values()),
-        decode_s=sum(pool.decode_s for pool in result.pools.values()),
+        prefill_s=fmean(sum(pool.prefill_s for pool in it.pools.values()) for it in results),
+        decode_s=fmean(sum(pool.decode_s for pool in it.pools.values()) for it in results),
         ttft_s=tuple(ttft_s),
         tpot_s=tuple(tpot_s),
     )
