@@ -6,19 +6,20 @@ import random
 
 import pytest
 
-from diptych.bench.house.contention import LEAST_STEPS, contention
+from diptych.bench.house.contention import LEAST_STEPS, contention, with_contention
 from diptych.bench.house.steps import Step
+from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
 from diptych.domain.ids import WorkerId
+from diptych.domain.worker import Role
 from diptych.performance.steps import FittedSteps
 
-MODEL = FittedSteps(
-    ProfileSpec(
-        prefill=PrefillFit(fixed_s=0.01, per_token_s=2e-4),
-        decode=(DecodeFit(fixed_s=0.005, per_context_token_s=1e-6),),
-        kv_tokens=10_000,
-    )
+PROFILE = ProfileSpec(
+    prefill=PrefillFit(fixed_s=0.01, per_token_s=2e-4),
+    decode=(DecodeFit(fixed_s=0.005, per_context_token_s=1e-6),),
+    kv_tokens=10_000,
 )
+MODEL = FittedSteps(PROFILE)
 CONTEXT_TOKENS = 500
 
 
@@ -74,3 +75,20 @@ def test_a_worker_alone_and_a_few_steps_say_nothing() -> None:
     assert contention(own, [], MODEL, CONTEXT_TOKENS) == 1.0
     assert contention([], others, MODEL, CONTEXT_TOKENS) == 1.0
     assert contention(own[:LEAST_STEPS], others, MODEL, CONTEXT_TOKENS) == 1.0
+
+
+def test_each_pool_of_a_spec_gets_the_factor_of_its_own_workers() -> None:
+    alone = prompts(1)
+    steps = [*alone, *decodes(alone, 1.3, 1.0)]
+    pools = {WorkerId("p"): "prefill", WorkerId("d"): "decode"}
+    spec = ClusterSpec(
+        pools=(
+            PoolSpec(name="prefill", role=Role.PREFILL, profile=PROFILE),
+            PoolSpec(name="decode", role=Role.DECODE, profile=PROFILE),
+        )
+    )
+    prefill, decode = with_contention(spec, steps, pools, CONTEXT_TOKENS).pools
+    assert prefill.profile is not None and decode.profile is not None
+    assert prefill.profile.contended_factor == 1.0
+    assert decode.profile.contended_factor == pytest.approx(1.3, rel=0.04)
+    assert decode.profile.model_copy(update={"contended_factor": 1.0}) == PROFILE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from diptych.bench.house.anchor import Anchor, Drift, drifted, mean_of, speeds
+from diptych.bench.house.anchor import Anchor, Drift, drift_of, drifted, mean_of, speeds
 from diptych.bench.house.experiments import (
     VISITS,
     Beside,
@@ -216,7 +216,7 @@ def test_an_anchor_finds_how_much_slower_the_cluster_is() -> None:
     watch = StepWatch()
     replayed = _Replayed(drifted(spec, Drift(1.25, 0.8)), watch)
     house = SimpleNamespace(run=replayed.run, cluster=replayed)
-    found = asyncio.run(Anchor(cast("House", house), watch, spec).look())
+    found = drift_of(asyncio.run(Anchor(cast("House", house), watch, spec).run()), spec)
     assert found.prefill == pytest.approx(1.25, rel=0.01)
     assert found.decode == pytest.approx(0.8, rel=0.01)
 

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from diptych.bench.house.ask import House
+from diptych.bench.house.contention import with_contention
 from diptych.bench.house.loads import lengths_for, poisson, saturation_rps
 from diptych.bench.house.steps import Step, StepWatch, seconds_of
 from diptych.domain.cluster import ClusterSpec
@@ -73,11 +74,6 @@ class Anchor:
         self._requests = max(LEAST_REQUESTS, int(self._rate_rps * ANCHOR_S))
         self._runs = 0
 
-    @property
-    def context_tokens(self) -> int:
-        """Of a sequence of the load that decodes, on average."""
-        return (sum(self._lengths.prompt) + sum(self._lengths.output) // 2) // 2
-
     async def run(self) -> Ran:
         """Run it once on the idle cluster."""
         workload = poisson(self._rate_rps, self._requests, self._lengths, SEED + self._runs)
@@ -86,9 +82,15 @@ class Anchor:
         await self._house.run(workload)
         return Ran(workload, self._watch.take())
 
-    async def look(self) -> Drift:
-        """Run it, and compare."""
-        return drift_of(await self.run(), self._spec)
+    def beside(self, ran: Sequence[Ran]) -> ClusterSpec:
+        """The spec with what its workers cost each other in these runs."""
+        context_tokens = (sum(self._lengths.prompt) + sum(self._lengths.output) // 2) // 2
+        return with_contention(
+            self._spec,
+            [step for it in ran for step in it.steps],
+            {share.worker_id: share.pool.name for share in self._house.cluster.shares},
+            context_tokens,
+        )
 
 
 def drift_of(ran: Ran, spec: ClusterSpec) -> Drift:

@@ -9,21 +9,17 @@ import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import msgspec
 import yaml
 
-from diptych.bench.house.anchor import Anchor, Drift, Ran, drift_of, mean_of, scaled
+from diptych.bench.house.anchor import Anchor, Drift, Ran, drift_of, drifted, mean_of
 from diptych.bench.house.ask import House
-from diptych.bench.house.contention import contention
 from diptych.bench.house.experiments import Experiments, Samples
 from diptych.bench.house.fit import Fitted, fit_profile
 from diptych.bench.house.steps import StepWatch
 from diptych.domain.cluster import ClusterSpec
-from diptych.domain.fleet import ProfileSpec
-from diptych.performance.steps import FittedSteps
 from diptych.runtime.cluster import Cluster
 
 LOADS = 4
@@ -60,12 +56,12 @@ async def calibrate(spec: ClusterSpec, say: Say) -> Calibration:
         for number in range(LOADS):
             say(f"a load, {number + 1} of {LOADS}", 1.0)
             ran.append(await anchor.run())
-        fitted = _with_contention(fitted, cluster, ran, anchor.context_tokens)
-        beside = _with_profiles(spec, fitted)
+        beside = anchor.beside(ran)
         found = mean_of([drift_of(it, beside) for it in ran])
         in_service = {
-            role: msgspec.structs.replace(it, profile=scaled(it.profile, found))
-            for role, it in fitted.items()
+            pool.role.value: msgspec.structs.replace(fitted[pool.role.value], profile=pool.profile)
+            for pool in drifted(beside, found).pools
+            if pool.profile is not None
         }
         return Calibration(fitted=in_service, in_service=found, origin=_origin(cluster))
 
@@ -106,32 +102,6 @@ def _fit(cluster: Cluster, samples: Samples) -> dict[str, Fitted]:
             kv_bytes_per_token=layout.token_bytes,
         )
         for share in cluster.shares
-    }
-
-
-def _with_contention(
-    fitted: dict[str, Fitted], cluster: Cluster, ran: list[Ran], context_tokens: int
-) -> dict[str, Fitted]:
-    """What the workers of the host cost each other, by role."""
-    steps = [step for it in ran for step in it.steps]
-
-    def factor(role: str, profile: ProfileSpec) -> float:
-        return median(
-            contention(
-                [step for step in steps if step.worker_id == share.worker_id],
-                [step for step in steps if step.worker_id != share.worker_id],
-                FittedSteps(profile),
-                context_tokens,
-            )
-            for share in cluster.shares
-            if share.pool.role.value == role
-        )
-
-    return {
-        role: msgspec.structs.replace(
-            it, profile=it.profile.model_copy(update={"contended_factor": factor(role, it.profile)})
-        )
-        for role, it in fitted.items()
     }
 
 

@@ -10,11 +10,15 @@ Knows: steps that overlap. Does not know: how the load was made, why company cos
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
+from statistics import median
 
 from diptych.bench.house.steps import Step
-from diptych.performance.steps import Chunk, StepModel
+from diptych.domain.cluster import ClusterSpec, PoolSpec
+from diptych.domain.fleet import ProfileSpec
+from diptych.domain.ids import WorkerId
+from diptych.performance.steps import Chunk, FittedSteps, StepModel
 
 BESIDE, FREE = 0.75, 0.25
 """Shares of a step during which another worker computes: from the one on it counts as beside, up to the other
@@ -41,6 +45,33 @@ def contention(own: Sequence[Step], others: Sequence[Step], model: StepModel, co
     if min(beside.steps, free.steps) < LEAST_STEPS:
         return 1.0
     return max(1.0, beside.ratio / free.ratio)
+
+
+def with_contention(
+    spec: ClusterSpec, steps: Sequence[Step], pools: Mapping[WorkerId, str], context_tokens: int
+) -> ClusterSpec:
+    """``spec`` with the `contention` of each pool that has a profile: the median over its workers. ``pools``:
+    each worker's."""
+
+    def profile(pool: PoolSpec, before: ProfileSpec) -> ProfileSpec:
+        model = FittedSteps(before)
+        found = [
+            contention(
+                [step for step in steps if step.worker_id == worker],
+                [step for step in steps if step.worker_id != worker],
+                model,
+                context_tokens,
+            )
+            for worker, its_pool in pools.items()
+            if its_pool == pool.name
+        ]
+        return before.model_copy(update={"contended_factor": median(found)})
+
+    changed = (
+        pool if pool.profile is None else pool.model_copy(update={"profile": profile(pool, pool.profile)})
+        for pool in spec.pools
+    )
+    return spec.model_copy(update={"pools": tuple(changed)})
 
 
 class _Slower:

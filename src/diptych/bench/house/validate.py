@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from diptych.bench.house.anchor import Anchor, Drift, drifted, speeds
+from diptych.bench.house.anchor import Anchor, Drift, drift_of, drifted, speeds
 from diptych.bench.house.ask import Answer, House
 from diptych.bench.house.calibrate import Calibration, Say, calibrate, with_fitted
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, saturation_rps, sharing
@@ -126,8 +126,8 @@ async def _compare(
     name: str, spec: ClusterSpec, run_s: float, rounds: int, seed: int, say: Say
 ) -> list[Piece]:
     """The machine's speed drifts by a tenth within minutes where it is shared: anchor loads before and after
-    each run say how fast it may have been, and it is simulated at each of these speeds. The run itself does
-    not count for it."""
+    each run say how fast it may have been, and it is simulated at each of these speeds. All anchor loads say
+    what the workers cost each other. The run itself does not count for it."""
     watch = StepWatch()
     async with Cluster(spec, journal=watch) as cluster:
         house = House(cluster, seed=seed)
@@ -142,7 +142,7 @@ async def _compare(
         }
         loads["shared"] = (SHARED_LOAD * most_rps, sharing)
         anchor = Anchor(house, watch, spec)
-        looks = [await anchor.look()]
+        looked = [await anchor.run()]
         runs: list[Run] = []
         plan = [label for _ in range(rounds) for label in loads]
         for number, label in enumerate(plan):
@@ -153,7 +153,9 @@ async def _compare(
             watch.take()
             answers = await house.run(workload)
             runs.append(Run(label, rate_rps, seed + number, workload, measured(answers, watch.take())))
-            looks.append(await anchor.look())
+            looked.append(await anchor.run())
+    beside = anchor.beside(looked)
+    looks = [drift_of(it, beside) for it in looked]
     return [
         Piece(
             topology=name,
@@ -163,7 +165,7 @@ async def _compare(
             speeds=possible,
             measured=run.measured,
             simulated=simulated(
-                [simulate(drifted(spec, it), run.workload, keep_requests=True) for it in possible]
+                [simulate(drifted(beside, it), run.workload, keep_requests=True) for it in possible]
             ),
         )
         for possible, run in zip(speeds(looks), runs, strict=True)
