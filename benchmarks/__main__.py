@@ -9,6 +9,7 @@ from rich.console import Console
 
 from benchmarks import (
     clients,
+    cores,
     engine,
     handoff,
     interference,
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "soak": soak.main,
     "clients": clients.main,
     "simulator": simulator.main,
+    "cores": cores.main,
     "kernels": kernels.main,
     "quant": quant.main,
     "quant-steps": quant_steps.main,

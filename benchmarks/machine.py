@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -46,4 +47,14 @@ class Machine:
         """One measurement of each."""
         size, threads = ctypes.c_int64(STREAM_BYTES), ctypes.c_int(self._threads)
         self.stream.append(self._call.stream_rate(ctypes.c_void_p(self._memory.data_ptr()), size, threads))
-        self.products.append(self._rate(ctypes.c_int64(self._count), threads))
+        self.products.append(self.multiply())
+
+    def multiply(self) -> float:
+        """Operations a second of bfloat16 products on ``unit``, once."""
+        return self._rate(ctypes.c_int64(self._count), ctypes.c_int(self._threads))
+
+    def shorten(self, seconds: float) -> None:
+        """Multiply about so long a time from now on."""
+        began_s = time.monotonic()
+        self.multiply()
+        self._count = max(1_000, int(self._count * seconds / (time.monotonic() - began_s)))

@@ -23,7 +23,7 @@ LARGE = Comparison(
 )  # fmt: skip
 
 PIECE = Piece(
-    topology="1P+1D", load="shared", rate_rps=9.0, seed=3, speed=Drift(1.1, 0.9),
+    topology="1P+1D", load="shared", rate_rps=9.0, seed=3, speeds=(Drift(1.1, 0.9),),
     measured=Side(prefill_s=1.5, decode_s=2.5, ttft_s=(0.1, 0.2), tpot_s=(0.01, None)),
     simulated=Side(prefill_s=1.4, decode_s=2.6, ttft_s=(0.1, 0.3), tpot_s=(0.02, None)),
 )  # fmt: skip
