@@ -82,7 +82,7 @@ def test_a_directory_keeps_every_piece(run: Run, tmp_path: Path) -> None:
     assert json.loads((there / "validation.json").read_text())["rows"][0]["load"] == USUAL.load
     (line,) = (there / "pieces.jsonl").read_text().splitlines()
     piece = json.loads(line)
-    assert piece["speed"] == [1.1, 0.9]
+    assert piece["speeds"] == [[1.1, 0.9]]
     assert piece["simulated"] == {
         "prefill_s": 1.4, "decode_s": 2.6, "ttft_s": [0.1, 0.3], "tpot_s": [0.02, None]
     }  # fmt: skip
