@@ -19,6 +19,7 @@ from rich.console import Console
 
 from benchmarks.machine import Machine
 from benchmarks.provenance import save
+from diptych.kernels.native.load import NotNative, library
 
 SECONDS = 60.0
 LOOK_S = 0.05
@@ -46,6 +47,11 @@ async def main(console: Console) -> None:
     cores = len(os.sched_getaffinity(0))
     if cores < 2:
         console.print("left out: there is one core")
+        return
+    try:
+        library()
+    except NotNative as why:
+        console.print(f"left out: {why}")
         return
     one, every = Machine(1), Machine(cores)
     for machine in (one, every):
