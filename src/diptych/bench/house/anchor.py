@@ -18,6 +18,7 @@ from typing import NamedTuple
 from diptych.bench.house.ask import House
 from diptych.bench.house.contention import with_contention
 from diptych.bench.house.loads import lengths_for, poisson, saturation_rps
+from diptych.bench.house.profiles import with_profiles
 from diptych.bench.house.steps import Step, StepWatch, seconds_of
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
@@ -115,9 +116,9 @@ def speeds(looks: Sequence[Drift]) -> list[tuple[Drift, ...]]:
     each as likely as the others, as foretell the looks best from their own neighbours. Where the machine
     keeps its speed, those are all looks, each off by some hundredths; where it drifts, only the nearest say
     anything. Where it jumps, a load ran at the one speed or at the other, and hardly ever at their mean."""
-    count = 2 * _reach(looks)
-    starts = (min(max(0, i + 1 - count // 2), max(0, len(looks) - count)) for i in range(len(looks) - 1))
-    return [tuple(looks[start : start + count]) for start in starts]
+    reach = _reach(looks)
+    starts = (min(max(0, i + 1 - reach), len(looks) - 2 * reach) for i in range(len(looks) - 1))
+    return [tuple(looks[start : start + 2 * reach]) for start in starts]
 
 
 def _reach(looks: Sequence[Drift]) -> int:
@@ -138,11 +139,7 @@ def _missed(looks: Sequence[Drift], reach: int) -> float:
 
 def drifted(spec: ClusterSpec, drift: Drift) -> ClusterSpec:
     """``spec`` on the machine as it was."""
-    pools = tuple(
-        pool if pool.profile is None else pool.model_copy(update={"profile": scaled(pool.profile, drift)})
-        for pool in spec.pools
-    )
-    return spec.model_copy(update={"pools": pools})
+    return with_profiles(spec, lambda _, before: scaled(before, drift))
 
 
 def scaled(profile: ProfileSpec, drift: Drift) -> ProfileSpec:

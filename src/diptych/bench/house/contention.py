@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from statistics import median
 
+from diptych.bench.house.profiles import with_profiles
 from diptych.bench.house.steps import Step
 from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.fleet import ProfileSpec
@@ -67,11 +68,7 @@ def with_contention(
         ]
         return before.model_copy(update={"contended_factor": median(found)})
 
-    changed = (
-        pool if pool.profile is None else pool.model_copy(update={"profile": profile(pool, pool.profile)})
-        for pool in spec.pools
-    )
-    return spec.model_copy(update={"pools": tuple(changed)})
+    return with_profiles(spec, profile)
 
 
 class _Slower:
