@@ -12,7 +12,7 @@ from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
 from diptych.domain.ids import WorkerId
 from diptych.domain.worker import Role
-from diptych.performance.steps import FittedSteps
+from diptych.performance.steps import Chunk, FittedSteps
 
 PROFILE = ProfileSpec(
     prefill=PrefillFit(fixed_s=0.01, per_token_s=2e-4),
@@ -32,7 +32,7 @@ def prompts(seed: int, worker: str = "p") -> list[Step]:
         tokens = rng.randint(64, 512)
         taken_s = 0.01 + 2e-4 * tokens
         now_s += taken_s
-        steps.append(Step(WorkerId(worker), now_s, tokens, 0, taken_s, None))
+        steps.append(Step(WorkerId(worker), now_s, (Chunk(tokens, 0),), 0, taken_s, None))
     return steps
 
 
@@ -46,7 +46,7 @@ def decodes(beside: list[Step], factor: float, speed: float) -> list[Step]:
         if any(it.began_s <= now_s < it.ended_s for it in beside):
             taken_s *= factor
         now_s += taken_s
-        steps.append(Step(WorkerId("d"), now_s, 0, batch, taken_s, taken_s))
+        steps.append(Step(WorkerId("d"), now_s, (), batch, taken_s, taken_s))
     return steps
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Sequence
 from itertools import cycle
 from statistics import fmean
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
-from diptych.bench.house.anchor import Anchor, Drift, drift_of, drifted, mean_of, speeds
+from diptych.bench.house.anchor import Drift, drifted, mean_of, speeds
 from diptych.bench.house.experiments import (
     VISITS,
     Beside,
@@ -24,18 +22,16 @@ from diptych.bench.house.experiments import (
 )
 from diptych.bench.house.fit import fit_profile, smoothed
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, sharing
-from diptych.bench.house.steps import Step, StepWatch
+from diptych.bench.house.steps import StepWatch
 from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.errors import ClusterError
 from diptych.domain.events import Heartbeat
 from diptych.domain.ids import WorkerId
 from diptych.domain.worker import Role, WorkerStats
 from diptych.performance.steps import Chunk, FittedSteps
-from diptych.planning.simulate import simulate
-from diptych.workload.record import Workload
 
 if TYPE_CHECKING:
-    from diptych.bench.house.ask import House
+    pass
 
 NOISE = 0.03
 
@@ -190,35 +186,6 @@ def test_a_mixed_step_never_pays_less_than_its_context() -> None:
     profile = fit_profile(samples, kv_tokens=9_000, kv_bytes_per_token=100).profile
     assert profile.mixed_decode_factor == 0.05
     assert profile.mixed_prefill_factor == pytest.approx(0.95, abs=0.05)
-
-
-class _Replayed:
-    """A cluster that runs every load as a simulation of ``spec`` does."""
-
-    def __init__(self, spec: ClusterSpec, watch: StepWatch) -> None:
-        self.spec = spec
-        self.max_model_tokens = 1024
-        self._watch = watch
-
-    async def run(self, workload: Workload) -> None:
-        pools = simulate(self.spec, workload).pools.values()
-        for tokens, seconds in (
-            (1, sum(pool.prefill_s for pool in pools)),
-            (0, sum(pool.decode_s for pool in pools)),
-        ):
-            self._watch.steps.append(Step(WorkerId("w"), 0.0, tokens, 1 - tokens, seconds, None))
-
-
-def test_an_anchor_finds_how_much_slower_the_cluster_is() -> None:
-    profile = fit_profile(_samples(), kv_tokens=90_000, kv_bytes_per_token=100).profile
-    pool = PoolSpec(name="mixed", role=Role.MIXED, workers=1, profile=profile)
-    spec = ClusterSpec(pools=(pool,))
-    watch = StepWatch()
-    replayed = _Replayed(drifted(spec, Drift(1.25, 0.8)), watch)
-    house = SimpleNamespace(run=replayed.run, cluster=replayed)
-    found = drift_of(asyncio.run(Anchor(cast("House", house), watch, spec).run()), spec)
-    assert found.prefill == pytest.approx(1.25, rel=0.01)
-    assert found.decode == pytest.approx(0.8, rel=0.01)
 
 
 @pytest.mark.parametrize("others", [0, 3, VISITS, 23])

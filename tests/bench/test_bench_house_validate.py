@@ -18,6 +18,7 @@ from diptych.domain.lifecycle import State
 from diptych.domain.report import RequestReport
 from diptych.domain.request import FinishReason
 from diptych.domain.worker import Role
+from diptych.performance.steps import Chunk
 from diptych.planning.result import SimulationResult
 from diptych.planning.simulate import simulate
 from diptych.workload.record import Workload
@@ -105,9 +106,9 @@ def test_both_sides_name_requests_in_the_order_of_their_arrival_and_the_seconds_
     workload = poisson(2.0, 30, lengths_for(2048, 16), 1)
     result = run_virtually(workload)
     steps = [
-        Step(WorkerId("w"), 1.0, 16, 2, 0.2, None),
-        Step(WorkerId("w"), 1.5, 0, 2, 0.1, 0.3),
-        Step(WorkerId("v"), 1.7, 0, 4, 0.1, None),
+        Step(WorkerId("w"), 1.0, (Chunk(16, 0),), 2, 0.2, None),
+        Step(WorkerId("w"), 1.5, (), 2, 0.1, 0.3),
+        Step(WorkerId("v"), 1.7, (), 4, 0.1, None),
     ]
     real = measured(as_answers(by_number(result), workload), steps)
     virtual = simulated([result])

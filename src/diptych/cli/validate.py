@@ -57,8 +57,8 @@ def validate(
     json: bool
         One object on stdout instead of a table.
     output: Path
-        A directory for the profiles, the comparison, and each run of each load: what its requests saw and
-        how long its workers computed, on both sides.
+        A directory for the profiles, the comparison, each run of each load (what its requests saw and how
+        long its workers computed, on both sides), and each step of the looks in between.
     """
     import msgspec
     from rich.console import Console
@@ -85,6 +85,7 @@ def validate(
             write(calibration, output / f"profile-{name}.yaml")
         (output / "validation.json").write_bytes(msgspec.json.format(msgspec.json.encode(document)))
         (output / "pieces.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(found.pieces))
+        (output / "looks.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(found.looks))
     if json:
         print(msgspec.json.encode(document).decode())
     else:

@@ -3,27 +3,28 @@
 Single steps on an idle cluster are faster than the same steps in service: there caches are cold, cores come
 out of
 a rest, and the head works beside them. And where a machine is shared, its speed drifts within minutes. So a
-short load is run for real and in virtual time, and the profile is scaled until both took the same seconds of
-work.
+short load is run, and the profile is asked about each of its steps.
 
-Knows: one load, seconds of steps that prefill and of those that only decode. Does not know: other loads.
+Knows: one load, its steps, what a profile says of them. Does not know: other loads, simulations of this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from diptych.bench.house.ask import House
+from diptych.bench.house.company import Company
 from diptych.bench.house.contention import with_contention
 from diptych.bench.house.loads import lengths_for, poisson, saturation_rps
 from diptych.bench.house.profiles import with_profiles
-from diptych.bench.house.steps import Step, StepWatch, seconds_of
+from diptych.bench.house.rows import Served, with_rows
+from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
-from diptych.planning.simulate import simulate
-from diptych.workload.record import Workload
+from diptych.domain.ids import WorkerId
+from diptych.performance.steps import FittedSteps
 
 LOAD = 0.5
 """Of the rate at which the busiest pool has no rest."""
@@ -37,9 +38,6 @@ compared."""
 
 LEAST_REQUESTS = 8
 
-ROUNDS = 20
-"""Of fitting the factors: slower steps make larger batches, so that one division does not do."""
-
 LEAST_LOOKS = 6
 """Fewer do not show how far the machine drifts."""
 
@@ -52,13 +50,6 @@ class Drift(NamedTuple):
 
     prefill: float
     decode: float
-
-
-class Ran(NamedTuple):
-    """A load, and the steps it caused."""
-
-    workload: Workload
-    steps: list[Step]
 
 
 class Anchor:
@@ -75,35 +66,87 @@ class Anchor:
         self._requests = max(LEAST_REQUESTS, int(self._rate_rps * ANCHOR_S))
         self._runs = 0
 
-    async def run(self) -> Ran:
+    async def run(self) -> list[Step]:
         """Run it once on the idle cluster."""
         workload = poisson(self._rate_rps, self._requests, self._lengths, SEED + self._runs)
         self._runs += 1
         self._watch.take()
         await self._house.run(workload)
-        return Ran(workload, self._watch.take())
+        return self._watch.take()
 
-    def beside(self, ran: Sequence[Ran]) -> ClusterSpec:
-        """The spec with what its workers cost each other in these runs."""
-        context_tokens = (sum(self._lengths.prompt) + sum(self._lengths.output) // 2) // 2
-        return with_contention(
-            self._spec,
-            [step for it in ran for step in it.steps],
+    @property
+    def service(self) -> Service:
+        """How to read its steps."""
+        return Service(
             {share.worker_id: share.pool.name for share in self._house.cluster.shares},
-            context_tokens,
+            (sum(self._lengths.prompt) + sum(self._lengths.output) // 2) // 2,
         )
 
 
-def drift_of(ran: Ran, spec: ClusterSpec) -> Drift:
-    """The factors with which ``spec`` takes as many seconds of steps as were measured."""
-    real = seconds_of(ran.steps)
-    found = Drift(1.0, 1.0)
-    for _ in range(ROUNDS):
-        pools = simulate(drifted(spec, found), ran.workload).pools.values()
-        prefill = _ratio(real[0], sum(pool.prefill_s for pool in pools))
-        decode = _ratio(real[1], sum(pool.decode_s for pool in pools))
-        found = Drift(_bounded(found.prefill * prefill), _bounded(found.decode * decode))
-    return found
+class Service(NamedTuple):
+    """Whose steps they are: ``pools`` of the workers. ``context_tokens``: of a sequence that decodes, on
+    average."""
+
+    pools: Mapping[WorkerId, str]
+    context_tokens: int
+
+    def profiled(self, spec: ClusterSpec, steps: Sequence[Step]) -> ClusterSpec:
+        """``spec`` as these steps show it: speed, rows of its tables, what its workers cost each other."""
+        scaled = self._scaled(spec, steps)
+        served = self._served(scaled, steps)
+        return self._scaled(
+            with_profiles(scaled, lambda pool, before: with_rows(before, served[pool.name])), steps
+        )
+
+    def _scaled(self, spec: ClusterSpec, steps: Sequence[Step]) -> ClusterSpec:
+        beside = with_contention(spec, steps, self.pools, self.context_tokens)
+        return drifted(beside, self.drift(beside, steps))
+
+    def drift(self, spec: ClusterSpec, steps: Sequence[Step]) -> Drift:
+        """How many times as long as ``spec`` says these steps took."""
+        served = self._served(spec, steps)
+        prefill, decode = _Ratio(), _Ratio()
+        for pool in spec.pools:
+            if pool.profile is not None:
+                model = FittedSteps(pool.profile)
+                for step in served[pool.name]:
+                    (prefill if step.prefill_tokens else decode).add(step.taken_s, step.expected_s(model))
+        return Drift(prefill.value, decode.value)
+
+    def _served(self, spec: ClusterSpec, steps: Sequence[Step]) -> dict[str, list[Served]]:
+        """Steps of each pool that has a profile, without what company cost them."""
+        factors = {
+            pool.name: pool.profile.contended_factor for pool in spec.pools if pool.profile is not None
+        }
+        found: dict[str, list[Served]] = {name: [] for name in factors}
+        for worker, name in self.pools.items():
+            if name in factors:
+                company = Company([step for step in steps if step.worker_id != worker])
+                own = [step for step in steps if step.worker_id == worker]
+                found[name] += [self._alone(step, company.share(step), factors[name]) for step in own]
+        return found
+
+    def _alone(self, step: Step, share: float, factor: float) -> Served:
+        """``share`` of it in company that costs ``factor``."""
+        context_tokens = step.decode_tokens * self.context_tokens
+        taken_s = step.taken_s * (1 - share + share / factor)
+        return Served(step.chunks, step.decode_tokens, context_tokens, taken_s)
+
+
+class _Ratio:
+    """Taken over expected, within `MOST`; 1 without any."""
+
+    def __init__(self) -> None:
+        self._taken_s = self._expected_s = 0.0
+
+    def add(self, taken_s: float, expected_s: float) -> None:
+        self._taken_s += taken_s
+        self._expected_s += expected_s
+
+    @property
+    def value(self) -> float:
+        factor = self._taken_s / self._expected_s if self._expected_s > 0 else 1.0
+        return min(MOST, max(1 / MOST, factor))
 
 
 def mean_of(looks: Sequence[Drift]) -> Drift:
@@ -170,11 +213,3 @@ def scaled(profile: ProfileSpec, drift: Drift) -> ProfileSpec:
 
 def _rows(rows: tuple[tuple[int, float], ...], factor: float) -> tuple[tuple[int, float], ...]:
     return tuple((key, seconds * factor) for key, seconds in rows)
-
-
-def _ratio(real_s: float, simulated_s: float) -> float:
-    return real_s / simulated_s if real_s > 0 and simulated_s > 0 else 1.0
-
-
-def _bounded(factor: float) -> float:
-    return min(MOST, max(1 / MOST, factor))

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from diptych.bench.house.anchor import Anchor, Drift, Ran, drift_of, drifted, mean_of
+from diptych.bench.house.anchor import Anchor, Drift
 from diptych.bench.house.ask import House
 from diptych.bench.house.experiments import Experiments, Samples
 from diptych.bench.house.fit import Fitted, fit_profile
-from diptych.bench.house.steps import StepWatch
+from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.runtime.cluster import Cluster
 
@@ -52,18 +52,18 @@ async def calibrate(spec: ClusterSpec, say: Say) -> Calibration:
         fitted = _fit(cluster, await Experiments(house, watch, say).run())
         alone = _with_profiles(spec, fitted)
         anchor = Anchor(house, watch, alone)
-        ran: list[Ran] = []
+        steps: list[Step] = []
         for number in range(LOADS):
             say(f"a load, {number + 1} of {LOADS}", 1.0)
-            ran.append(await anchor.run())
-        beside = anchor.beside(ran)
-        found = mean_of([drift_of(it, beside) for it in ran])
+            steps += await anchor.run()
         in_service = {
             pool.role.value: msgspec.structs.replace(fitted[pool.role.value], profile=pool.profile)
-            for pool in drifted(beside, found).pools
+            for pool in anchor.service.profiled(alone, steps).pools
             if pool.profile is not None
         }
-        return Calibration(fitted=in_service, in_service=found, origin=_origin(cluster))
+        return Calibration(
+            fitted=in_service, in_service=anchor.service.drift(alone, steps), origin=_origin(cluster)
+        )
 
 
 def write(calibration: Calibration, path: Path) -> None:

@@ -9,17 +9,16 @@ Knows: steps that overlap. Does not know: how the load was made, why company cos
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from math import inf
 from statistics import median
 
+from diptych.bench.house.company import Company
 from diptych.bench.house.profiles import with_profiles
 from diptych.bench.house.steps import Step
 from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.fleet import ProfileSpec
 from diptych.domain.ids import WorkerId
-from diptych.performance.steps import Chunk, FittedSteps, StepModel
+from diptych.performance.steps import FittedSteps, StepModel
 
 BESIDE, FREE = 0.75, 0.25
 """Shares of a step during which another worker computes: from the one on it counts as beside, up to the other
@@ -36,9 +35,9 @@ def contention(own: Sequence[Step], others: Sequence[Step], model: StepModel, co
     decodes, on average.
     """
     beside, free = _Slower(model, context_tokens), _Slower(model, context_tokens)
-    spans = _spans(others)
+    company = Company(others)
     for step in own:
-        share = _shared_s(step, spans) / step.taken_s if step.taken_s > 0 else 0.0
+        share = company.share(step)
         if share >= BESIDE:
             beside.add(step)
         elif share <= FREE:
@@ -79,32 +78,10 @@ class _Slower:
         self._taken_s = self._expected_s = 0.0
 
     def add(self, step: Step) -> None:
-        chunks = (Chunk(step.prefill_tokens, 0),) if step.prefill_tokens else ()
-        context_tokens = step.decode_tokens * self._context_tokens
         self.steps += 1
         self._taken_s += step.taken_s
-        self._expected_s += self._model.step_s(chunks, step.decode_tokens, context_tokens)
+        self._expected_s += step.expected_s(self._model, self._context_tokens)
 
     @property
     def ratio(self) -> float:
         return self._taken_s / self._expected_s
-
-
-def _spans(steps: Sequence[Step]) -> list[tuple[float, float]]:
-    """When any of ``steps`` was under way: times that do not touch, in order."""
-    spans: list[tuple[float, float]] = []
-    for begin_s, end_s in sorted((step.began_s, step.ended_s) for step in steps):
-        if spans and begin_s <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(spans[-1][1], end_s))
-        else:
-            spans.append((begin_s, end_s))
-    return spans
-
-
-def _shared_s(step: Step, spans: Sequence[tuple[float, float]]) -> float:
-    first = max(0, bisect_right(spans, (step.began_s, inf)) - 1)
-    last = bisect_right(spans, (step.ended_s, inf))
-    return sum(
-        max(0.0, min(step.ended_s, end_s) - max(step.began_s, begin_s))
-        for begin_s, end_s in spans[first:last]
-    )

@@ -40,8 +40,8 @@ BESIDE_BATCHES = ((2, 128), (8, 512))
 """Batches, and the mean context of their sequences, beside which prompts are computed."""
 
 ROUNDS = 2
-"""All batches are done so many times: a machine that is slow for some seconds must not spoil all samples of
-one kind."""
+"""All that is not a single prompt comes so many times, and batches twice in each: a machine that is slow for
+some seconds must not spoil half of the samples of one kind."""
 
 VISITS = 5
 """So many times come all single prompts, with batches in between. A length has a row of the profile for
@@ -50,7 +50,7 @@ itself, so one slow moment must never be half of its samples."""
 REPEATS = 2
 """Single prompts of a length in a visit; fewer when they are slow."""
 
-BATCH_REPEATS = 4
+BATCH_REPEATS = 2
 """A batch decodes a few tokens so many times in a row: steps of one moment are alike, those of the next are
 not."""
 
@@ -142,12 +142,12 @@ class Experiments:
         prompts = [n for n in sorted({*PROMPTS, self._budget}) if self._possible(n)]
         contexts = [n for n in CONTEXTS if 2 * n < self._longest - FEW_TOKENS]
         single: list[Experiment] = [(self._single, n, 0) for n in prompts]
+        batches: list[Experiment] = [
+            (self._batch, b, c) for c in contexts for b in BATCHES if b <= self._most and self._fits(b, c)
+        ]
         other: list[Experiment] = []
         if self._prompt_cache:
             other += [(self._behind, n, self._prefix) for n in BEHIND if self._possible(n + self._prefix)]
-        other += [
-            (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
-        ]
         if Role.MIXED in self._roles:
             other += [
                 (partial(self._prompts_beside, context), b, n)
@@ -156,7 +156,7 @@ class Experiments:
                 if self._possible(n)
             ]
         await self._warm_up(prompts)
-        plan = interleaved(single, other * ROUNDS)
+        plan = interleaved(single, [*batches, *other, *batches] * ROUNDS)
         for number, (experiment, first, second) in enumerate(plan):
             self._say(_words(experiment, first, second), number / len(plan))
             await experiment(first, second)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from diptych.bench.house.anchor import Anchor, Drift, drift_of, drifted, speeds
+from diptych.bench.house.anchor import Anchor, Drift, drifted, speeds
 from diptych.bench.house.ask import Answer, House
 from diptych.bench.house.calibrate import Calibration, Say, calibrate, with_fitted
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, saturation_rps, sharing
@@ -88,11 +88,20 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     simulated: Side
 
 
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the anchor load: its steps, and by what the profile is scaled for it."""
+
+    topology: str
+    speed: Drift
+    steps: list[Step]
+
+
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
     """All percentiles, what they are made of, and the profiles that were measured for it."""
 
     rows: list[Comparison]
     pieces: list[Piece]
+    looks: list[Look]
     calibrations: dict[str, Calibration]
 
 
@@ -110,6 +119,7 @@ async def validate(
     ``seconds``: about how long each load is run for real, in ``rounds`` pieces.
     """
     pieces: list[Piece] = []
+    looks: list[Look] = []
     calibrations: dict[str, Calibration] = {}
     for name, spec in specs.items():
         known = profiled(name)
@@ -118,16 +128,19 @@ async def validate(
                 spec, lambda words, share, name=name: say(f"{name}: {words}", share)
             )
             known = with_fitted(spec, calibrations[name])
-        pieces += await _compare(name, known, seconds / rounds, rounds, seed, say)
-    return Validation(rows=compared(pieces), pieces=pieces, calibrations=calibrations)
+        its_pieces, its_looks = await _compare(name, known, seconds / rounds, rounds, seed, say)
+        pieces += its_pieces
+        looks += its_looks
+    return Validation(rows=compared(pieces), pieces=pieces, looks=looks, calibrations=calibrations)
 
 
 async def _compare(
     name: str, spec: ClusterSpec, run_s: float, rounds: int, seed: int, say: Say
-) -> list[Piece]:
+) -> tuple[list[Piece], list[Look]]:
     """The machine's speed drifts by a tenth within minutes where it is shared: anchor loads before and after
     each run say how fast it may have been, and it is simulated at each of these speeds. All anchor loads say
-    what the workers cost each other. The run itself does not count for it."""
+    what the workers cost each other, and set the rows of the profile right. The runs themselves do not count
+    for it."""
     watch = StepWatch()
     async with Cluster(spec, journal=watch) as cluster:
         house = House(cluster, seed=seed)
@@ -154,22 +167,28 @@ async def _compare(
             answers = await house.run(workload)
             runs.append(Run(label, rate_rps, seed + number, workload, measured(answers, watch.take())))
             looked.append(await anchor.run())
-    beside = anchor.beside(looked)
-    looks = [drift_of(it, beside) for it in looked]
+    service = anchor.service
+    profiled = service.profiled(spec, [step for steps in looked for step in steps])
+    looks = [Look(topology=name, speed=service.drift(profiled, steps), steps=steps) for steps in looked]
     return [
-        Piece(
-            topology=name,
-            load=run.load,
-            rate_rps=run.rate_rps,
-            seed=run.seed,
-            speeds=possible,
-            measured=run.measured,
-            simulated=simulated(
-                [simulate(drifted(beside, it), run.workload, keep_requests=True) for it in possible]
-            ),
-        )
-        for possible, run in zip(speeds(looks), runs, strict=True)
-    ]
+        _piece(name, profiled, run, possible)
+        for possible, run in zip(speeds([look.speed for look in looks]), runs, strict=True)
+    ], looks
+
+
+def _piece(name: str, spec: ClusterSpec, run: Run, possible: tuple[Drift, ...]) -> Piece:
+    """``run`` and what ``spec`` says of it at each speed."""
+    return Piece(
+        topology=name,
+        load=run.load,
+        rate_rps=run.rate_rps,
+        seed=run.seed,
+        speeds=possible,
+        measured=run.measured,
+        simulated=simulated(
+            [simulate(drifted(spec, it), run.workload, keep_requests=True) for it in possible]
+        ),
+    )
 
 
 class Run(NamedTuple):
