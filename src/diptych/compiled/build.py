@@ -46,6 +46,10 @@ SINGLE = (
 """Modules with the simulator's inner loops. Definitions of messages (msgspec) stay as they are: they are C
 already."""
 
+OWN_NAMES = "-fvisibility=hidden"
+"""Nobody else calls the compiled functions: without this, each call among them goes through a table in which
+another library could put a function of the same name, and none is inlined."""
+
 SETUP = """
 from setuptools import setup
 from mypyc.build import mypycify
@@ -91,7 +95,7 @@ def build() -> Path:
     for tool in ("mypyc", "setuptools"):
         if find_spec(tool) is None:
             raise CannotCompile(f"{tool} is not installed")
-    environment = os.environ | {"CC": compiler()}
+    environment = os.environ | {"CC": compiler(), "CFLAGS": f"{os.environ.get('CFLAGS', '')} {OWN_NAMES}"}
     made_from = digest()
     files = [path.as_posix() for path in sources()]
     with tempfile.TemporaryDirectory() as folder:
