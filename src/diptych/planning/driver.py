@@ -129,9 +129,9 @@ class VirtualDriver(Timeline):
                 return
             if self._host is not None and self._host.share(self.now_s):
                 continue
-            t_s, _, _, what = agenda.pop()
-            if t_s > self.now_s:
-                self.now_s = t_s
+            what = agenda.pop()
+            if what.t_s > self.now_s:
+                self.now_s = what.t_s
             what.happen()
 
     def at(self, t_s: float, action: Callable[..., None], *values: object) -> None:
