@@ -317,7 +317,8 @@ def test_prefix_hits_keep_to_one_owner() -> None:
     assert cache.owners("w") == "aaa", "who cached them first"
     assert cache.owners("b") == "bbb", "its own, which need no lease"
     hits = cache.chosen("b")
-    assert hits.own == 3 and hits.own_ids(WorkerId("b"), H) == (10, 11, 12) and hits.taken == {"b": 3}
+    assert hits.own == 3 and hits.own_ids(WorkerId("b"), H) == (10, 11, 12)
+    assert hits.taken_of(WorkerId("b")) == 3 and hits.taken_of(WorkerId("a")) == 0
     cache.has("b", 3, 4)
     cache.has("a", 4)
     assert cache.owners("w") == "aaabb", "the owner of the block before"

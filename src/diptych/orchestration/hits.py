@@ -24,25 +24,29 @@ class Hits:
     """The leading blocks of a sequence that need no computing. Not changed once they are chosen: several
     workers may share them."""
 
-    __slots__ = ("blocks", "own", "parts", "taken")
+    __slots__ = ("blocks", "own", "parts")
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self.blocks = 0
         self.own = 0
         """Those that the prefill worker has itself."""
-        self.taken: dict[WorkerId, int] = {}
-        """How many of them each owner has."""
 
     @property
     def own_share(self) -> float:
         """Share of the hits that needs no lease; 1 without any."""
         return self.own / self.blocks if self.blocks else 1.0
 
+    def taken_of(self, owner: WorkerId) -> int:
+        """How many of them this owner has. Added up when it is asked, which is rare: there are few parts."""
+        taken = 0
+        for holder, start, stop in self.parts:
+            if holder.owner == owner:
+                taken += stop - start
+        return taken
+
     def new_pins(self, seat: Seat, hashes: Sequence[BlockHash]) -> int:
         """How many of them nobody has pinned so far at this owner."""
-        if seat.worker_id not in self.taken:
-            return 0
         ids = self.own_ids(seat.worker_id, hashes)
         return len(ids) - sum(map(seat.account.pins.__contains__, ids))
 
@@ -123,7 +127,7 @@ class Run:
         """Whether it can lend all of these. Blocks that somebody has pinned already cost nothing; they are
         counted only where it matters."""
         limit = self._limit(owner.owner, less)
-        if hits.taken.get(owner.owner, 0) + stop - start <= limit:
+        if hits.taken_of(owner.owner) + stop - start <= limit:
             return True
         pins = self._new_pins(owner, start, stop)
         return not pins or self._taken_pins(hits, owner) + pins <= limit
@@ -163,10 +167,10 @@ class Run:
 
 def _take(hits: Hits, owner: Holder, start: int, stop: int) -> None:
     hits.blocks = stop
-    hits.taken[owner.owner] = hits.taken.get(owner.owner, 0) + stop - start
-    if hits.parts and hits.parts[-1][0] is owner:
-        start = hits.parts.pop()[1]
-    hits.parts.append((owner, start, stop))
+    parts = hits.parts
+    if parts and parts[-1][0] is owner:
+        start = parts.pop()[1]
+    parts.append((owner, start, stop))
 
 
 def hashed_blocks(tokens: int, block_tokens: int) -> int:

@@ -134,11 +134,12 @@ class Look:
             if hits.own == hits.blocks:
                 continue
             for _, decode in sight.decode:
-                if decode.worker_id not in hits.taken:
+                taken = hits.taken_of(decode.worker_id)
+                if not taken:
                     continue
                 need, room_blocks = self._needs[decode.block_tokens], decode.room_blocks
                 growth = need.growth_lent(decode.blocks)
-                if hits.taken[decode.worker_id] + growth <= room_blocks:
+                if taken + growth <= room_blocks:
                     continue
                 lent = hits.new_pins(decode, self._hashes(need))
                 if not lent or lent + growth <= room_blocks:
