@@ -145,9 +145,9 @@ class Leases:
         self._ledger.hold(owner, hold)
 
     def _repin(self, lease: Lease, block_ids: tuple[BlockId, ...]) -> None:
-        self._ledger.release(lease.owner, lease.hold)
-        lease.hold = Hold(pins=block_ids)
-        self._ledger.hold(lease.owner, lease.hold)
+        hold = lease.hold
+        lease.hold = Hold(pins=hold.pins if hold.pins == block_ids else block_ids)  # mostly as expected
+        self._ledger.exchange(lease.owner, hold, lease.hold)
 
     def _forget(self, lease_id: LeaseId) -> Lease | None:
         lease = self._leases.pop(lease_id, None)
