@@ -6,6 +6,7 @@ Knows: which move is legal. Does not know: why it happens or what it sets in mot
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from diptych.domain.errors import Bug
 
@@ -38,7 +39,7 @@ class Trigger(StrEnum):
 
 TERMINAL = frozenset({State.FINISHED, State.ABORTED, State.REJECTED, State.FAILED})
 
-TABLE: dict[State, dict[Trigger, State]] = {
+TABLE: Final[dict[State, dict[Trigger, State]]] = {
     State.QUEUED: {
         Trigger.PREFILL_SENT: State.PREFILLING,
         Trigger.DONE: State.FINISHED,  # a stop string seen in tokens that outlived their worker

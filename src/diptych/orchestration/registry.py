@@ -7,7 +7,7 @@ Does not know: requests, leases, placement.
 from __future__ import annotations
 
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from diptych.domain.cluster import LimitsSpec
 from diptych.domain.errors import Bug
@@ -15,7 +15,7 @@ from diptych.domain.ids import WorkerId
 from diptych.domain.worker import WorkerInfo, WorkerStats
 from diptych.orchestration.timers import Timer, TimerKey, Timers
 
-NO_STATS = WorkerStats()
+NO_STATS: Final = WorkerStats()
 
 
 class WorkerRef(NamedTuple):

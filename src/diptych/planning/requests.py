@@ -7,6 +7,7 @@ workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from diptych.domain.errors import SpecError
 from diptych.domain.ids import BlockHash, RequestId
@@ -15,8 +16,8 @@ from diptych.domain.request import Request, SamplingParams
 from diptych.planning.worker import END
 from diptych.workload.record import Arrival
 
-ROOT = hash_root("virtual", "")
-_UNIQUE = 1 << (8 * HASH_BYTES - 2)
+ROOT: Final = hash_root("virtual", "")
+_UNIQUE: Final = 1 << (8 * HASH_BYTES - 2)
 """Numbers from here on name blocks that no other request has."""
 
 
@@ -52,7 +53,7 @@ def request_maker(
                 hashes += _unique(number, len(hashes), blocks)
         limit = arrival.max_tokens or max(1, max_model_tokens - tokens)
         return Request(
-            request_id=RequestId(f"{number:08d}"),
+            request_id=RequestId(str(number).zfill(8)),  # compiled code asks a format for its parts each time
             prompt_token_ids=zeros[:tokens] if tokens <= len(zeros) else bytes(tokens),
             cache_root=ROOT,
             block_hashes=hashes,

@@ -307,7 +307,7 @@ class Scheduler:
             events=tuple(self.drain_events()), tokens=tuple(tokens), prompt_logprobs=tuple(logprobs)
         )
 
-    def finish(self, token_id: TokenId, others: Mapping[RequestId, TokenId]) -> list[WorkerEvent]:
+    def finish(self, token_id: TokenId, others: dict[RequestId, TokenId]) -> list[WorkerEvent]:
         """`commit` for a step that `begin` began: everyone but the ``others`` samples ``token_id``, and
         nobody is given the tokens. Returns all pending events. Raises `Bug` if no step is under way, or if
         ``token_id`` would end a sequence (it may end one whose first token it is)."""

@@ -23,7 +23,7 @@ _LENGTH: Final = FinishReason.LENGTH
 _DECODE: Final = Phase.DECODE
 _PREFILL: Final = Phase.PREFILL
 
-NOTHING_BORROWED: Mapping[int, BlockId] = {}
+NOTHING_BORROWED: Final[Mapping[int, BlockId]] = {}
 
 
 class Sequence:

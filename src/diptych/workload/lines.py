@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import isfinite
+from typing import Final
 
 from diptych.domain.errors import SpecError
 from diptych.workload.not_finite import first_not_finite
 
-MAX_TOKENS = 100_000_000
+MAX_TOKENS: Final = 100_000_000
 """Longest prompt or output that is believed, tokens; ten times the longest advertised context (Llama 4
 Scout, 10 M, 2025). More is a wrong unit or a damaged line."""
-MAX_T_S = 1e9
+MAX_T_S: Final = 1e9
 """Latest instant that is believed, seconds after the first (32 years): more is a wrong unit."""
-WALL_CLOCK_S = 1e8
+WALL_CLOCK_S: Final = 1e8
 """A first instant later than this (three years) is a wall clock; the workload starts there."""
 BLOCK_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 """Sizes that traces and engines use, tokens; tried to explain a trace that does not fit its block size."""
