@@ -12,7 +12,7 @@ import pytest
 from diptych.adapters.toy import ToyEngine
 from diptych.bench.house.anchor import MOST, Drift, Service, drifted
 from diptych.bench.house.ask import House
-from diptych.bench.house.rows import PRIOR_STEPS, Served, with_rows
+from diptych.bench.house.rows import PRIOR_MOMENTS, Served, with_rows
 from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec, PoolSpec
 from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
@@ -130,33 +130,60 @@ def test_a_broken_measurement_has_a_limit_and_none_says_nothing() -> None:
     assert SERVICE.profiled(spec_of(TRUE), []) == spec_of(TRUE.model_copy(update={"contended_factor": 1.0}))
 
 
-def decode(batch: int, slower: float) -> Served:
+def decode(batch: int, slower: float, moment: int = 0) -> Served:
     """As if the profile had no slope over the context."""
-    return Served((), batch, 0, slower * FittedSteps(TRUE).step_s((), batch, 0))
+    return Served(moment, (), batch, 0, slower * FittedSteps(TRUE).step_s((), batch, 0))
 
 
-def prompt(tokens: int, slower: float) -> Served:
+def prompt(tokens: int, slower: float, moment: int = 0) -> Served:
     chunks = (Chunk(tokens, 0),)
-    return Served(chunks, 0, 0, slower * FittedSteps(TRUE).step_s(chunks, 0, 0))
+    return Served(moment, chunks, 0, 0, slower * FittedSteps(TRUE).step_s(chunks, 0, 0))
 
 
-def test_a_row_moves_half_of_the_way_for_as_many_steps_as_the_prior() -> None:
-    served = [decode(4, 1.2)] * PRIOR_STEPS
+def batch_factors(served: Sequence[Served]) -> dict[int, float]:
     rows = dict(with_rows(TRUE, served).decode[0].by_batch)
-    assert rows[4] == pytest.approx(1.1 * dict(BATCH_ROWS)[4])
-    assert {batch: rows[batch] for batch in rows if batch != 4} == {
-        batch: seconds for batch, seconds in BATCH_ROWS if batch != 4
-    }
-    between = dict(with_rows(TRUE, [decode(3, 1.2)] * 10).decode[0].by_batch)
-    assert between[2] / dict(BATCH_ROWS)[2] == pytest.approx(between[4] / dict(BATCH_ROWS)[4])
-    last = dict(with_rows(TRUE, [prompt(512, 2.0)] * 10_000).prefill.by_tokens)
-    assert last[512] == pytest.approx(2 * dict(PROMPT_ROWS)[512], rel=0.01)
-    assert with_rows(TRUE, [prompt(4_000, 2.0), decode(50, 0.5)] * 10_000) == TRUE
+    return {batch: rows[batch] / seconds for batch, seconds in BATCH_ROWS}
+
+
+@pytest.mark.parametrize("repeats", [1, 20])
+def test_a_row_moves_half_of_the_way_for_as_many_moments_as_the_prior(repeats: int) -> None:
+    """However many steps a moment has: they are alike."""
+    served: list[Served] = []
+    for moment in range(PRIOR_MOMENTS):
+        served += [decode(1, 1.0, moment)] * 1_000 * repeats
+        served += [decode(4, 1.2, moment)] * repeats
+    factors = batch_factors(served)
+    assert factors.pop(4) == pytest.approx(1.1, rel=0.005)
+    assert list(factors.values()) == pytest.approx([1.0] * len(factors), rel=0.005)
+
+
+def test_a_step_between_two_rows_moves_both() -> None:
+    served = [
+        it for moment in range(100) for it in ([decode(1, 1.0, moment)] * 100 + [decode(6, 1.2, moment)])
+    ]
+    factors = batch_factors(served)
+    assert factors[4] == pytest.approx(factors[8]) and factors[4] > 1.1
+
+
+def test_large_batches_of_slow_moments_do_not_make_their_rows_dearer() -> None:
+    """Requests gather while the machine is slow: the profile was right, and stays so."""
+    served: list[Served] = []
+    for moment in range(60):
+        slow = moment % 3 == 0
+        served += [
+            decode(batch, 1.5 if slow else 0.9, moment) for batch in ((6, 7, 8) if slow else (1, 2, 3))
+        ]
+    assert list(batch_factors(served).values()) == pytest.approx([1.0] * len(BATCH_ROWS), abs=1e-6)
+
+
+def test_steps_beyond_a_table_move_none_of_its_rows() -> None:
+    served = [it for moment in range(50) for it in (prompt(4_000, 2.0, moment), decode(50, 0.5, moment))]
+    assert with_rows(TRUE, served) == TRUE
 
 
 def test_a_profile_without_tables_has_no_rows_to_move() -> None:
     plain = ProfileSpec(prefill=PrefillFit(fixed_s=1.0), decode=(DecodeFit(fixed_s=1.0),), kv_tokens=1)
-    assert with_rows(plain, [Served((Chunk(5, 0),), 0, 0, 2.0), Served((), 5, 0, 2.0)]) == plain
+    assert with_rows(plain, [Served(0, (Chunk(5, 0),), 0, 0, 2.0), Served(0, (), 5, 0, 2.0)]) == plain
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ from diptych.domain.fleet import DecodeFit, PrefillFit, ProfileSpec
 from diptych.domain.ids import WorkerId
 from diptych.performance.steps import FittedSteps
 
-LOAD = 0.5
-"""Of the rate at which the busiest pool has no rest."""
+LOAD = 0.7
+"""Of the rate at which the busiest pool has no rest: batches should be as large as they are in the loads that
+matter."""
 
 ANCHOR_S = 5.0
 """About how long a look takes."""
@@ -130,7 +131,7 @@ class Service(NamedTuple):
         """``share`` of it in company that costs ``factor``."""
         context_tokens = step.decode_tokens * self.context_tokens
         taken_s = step.taken_s * (1 - share + share / factor)
-        return Served(step.chunks, step.decode_tokens, context_tokens, taken_s)
+        return Served(step.moment, step.chunks, step.decode_tokens, context_tokens, taken_s)
 
 
 class _Ratio:

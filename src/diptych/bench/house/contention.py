@@ -2,15 +2,17 @@
 
 Prompts and batches that are measured beside one another on an otherwise still machine say it wrongly: alone,
 such a worker has the caches for itself as it never has them in service. So it is read off a load, in which
-steps beside another worker's and steps without take turns within tenths of a second.
+steps beside another worker's and steps without take turns within tenths of a second. Both are compared within
+the same moment: while the machine is slow, workers are busy for longer, and more steps are beside another's.
 
 Knows: steps that overlap. Does not know: how the load was made, why company costs.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import fmean, median
 
 from diptych.bench.house.company import Company
 from diptych.bench.house.profiles import with_profiles
@@ -25,7 +27,7 @@ BESIDE, FREE = 0.75, 0.25
 one as free."""
 
 LEAST_STEPS = 10
-"""Of each kind; fewer say nothing."""
+"""Of each kind in the same moments; fewer say nothing."""
 
 
 def contention(own: Sequence[Step], others: Sequence[Step], model: StepModel, context_tokens: int) -> float:
@@ -34,17 +36,20 @@ def contention(own: Sequence[Step], others: Sequence[Step], model: StepModel, co
     ``own`` and ``others``: steps of different workers of one host. ``context_tokens``: of a sequence that
     decodes, on average.
     """
-    beside, free = _Slower(model, context_tokens), _Slower(model, context_tokens)
+    moments: dict[int, _Moment] = defaultdict(_Moment)
     company = Company(others)
     for step in own:
         share = company.share(step)
         if share >= BESIDE:
-            beside.add(step)
+            moments[step.moment].beside.append(step.taken_s / step.expected_s(model, context_tokens))
         elif share <= FREE:
-            free.add(step)
-    if min(beside.steps, free.steps) < LEAST_STEPS:
+            moments[step.moment].free.append(step.taken_s / step.expected_s(model, context_tokens))
+    weight = sum(moment.weight for moment in moments.values())
+    if weight < LEAST_STEPS / 2:
         return 1.0
-    return max(1.0, beside.ratio / free.ratio)
+    beside = sum(moment.weight * fmean(moment.beside) for moment in moments.values() if moment.weight)
+    free = sum(moment.weight * fmean(moment.free) for moment in moments.values() if moment.weight)
+    return max(1.0, beside / free)
 
 
 def with_contention(
@@ -70,18 +75,16 @@ def with_contention(
     return with_profiles(spec, profile)
 
 
-class _Slower:
-    def __init__(self, model: StepModel, context_tokens: int) -> None:
-        self.steps = 0
-        self._model = model
-        self._context_tokens = context_tokens
-        self._taken_s = self._expected_s = 0.0
+class _Moment:
+    """Taken over expected, of steps beside another worker's and of steps without."""
 
-    def add(self, step: Step) -> None:
-        self.steps += 1
-        self._taken_s += step.taken_s
-        self._expected_s += step.expected_s(self._model, self._context_tokens)
+    def __init__(self) -> None:
+        self.beside: list[float] = []
+        self.free: list[float] = []
 
     @property
-    def ratio(self) -> float:
-        return self._taken_s / self._expected_s
+    def weight(self) -> float:
+        """What the ratio of both means is worth: half of the steps where there are as many of each, nothing
+        where there are only steps of one kind."""
+        beside, free = len(self.beside), len(self.free)
+        return beside * free / (beside + free) if beside and free else 0.0

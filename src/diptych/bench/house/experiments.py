@@ -40,8 +40,9 @@ BESIDE_BATCHES = ((2, 128), (8, 512))
 """Batches, and the mean context of their sequences, beside which prompts are computed."""
 
 ROUNDS = 2
-"""All that is not a single prompt comes so many times, and batches twice in each: a machine that is slow for
-some seconds must not spoil half of the samples of one kind."""
+"""All that is not a single prompt comes so many times, and batches twice in each, there and back: a machine
+that is slow for some seconds must not spoil half of the samples of one kind. A batch's contexts follow each
+other, since the slope over the context is small beside what moments differ by."""
 
 VISITS = 5
 """So many times come all single prompts, with batches in between. A length has a row of the profile for
@@ -143,7 +144,7 @@ class Experiments:
         contexts = [n for n in CONTEXTS if 2 * n < self._longest - FEW_TOKENS]
         single: list[Experiment] = [(self._single, n, 0) for n in prompts]
         batches: list[Experiment] = [
-            (self._batch, b, c) for c in contexts for b in BATCHES if b <= self._most and self._fits(b, c)
+            (self._batch, b, c) for b in BATCHES if b <= self._most for c in contexts if self._fits(b, c)
         ]
         other: list[Experiment] = []
         if self._prompt_cache:
@@ -156,7 +157,7 @@ class Experiments:
                 if self._possible(n)
             ]
         await self._warm_up(prompts)
-        plan = interleaved(single, [*batches, *other, *batches] * ROUNDS)
+        plan = interleaved(single, [*batches, *other, *reversed(batches)] * ROUNDS)
         for number, (experiment, first, second) in enumerate(plan):
             self._say(_words(experiment, first, second), number / len(plan))
             await experiment(first, second)

@@ -5,23 +5,27 @@ slow just then leaves a dent in it, and a dent among the small batches makes eve
 simulated worker then gathers other batches than the real one. A load has hundreds of steps of all the sizes
 that matter, and they come in turns.
 
+A load has its own trap: while the machine is slow, requests gather, and large batches are seen then most of
+all. So steps are compared with others of the same moment only.
+
 Knows: tables, steps of known size and what they took. Does not know: where they come from, workers.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from diptych.domain.fleet import ProfileSpec
 from diptych.performance.steps import Chunk, FittedSteps, StepModel
 
-PRIOR_STEPS = 4
-"""A row moves half of the way if so many steps are at it: on a shared machine one step is off by about a
-fifth, a row of a calibration by a tenth, and so is the mean of four steps."""
+PRIOR_MOMENTS = 4
+"""A row moves half of the way if it was seen in so many moments: steps of one are alike, and on a shared
+machine those of another are off by about a fifth, a row of a calibration by a tenth."""
 
-ROUNDS = 12
+ROUNDS = 30
 """Of moving all rows: a step between two rows moves both, and each less once the other has moved."""
 
 Rows: TypeAlias = tuple[tuple[int, float], ...]
@@ -29,8 +33,9 @@ Rows: TypeAlias = tuple[tuple[int, float], ...]
 
 
 class Served(NamedTuple):
-    """One step, and the seconds that it took."""
+    """One step, and the seconds that it took. ``moment``: equal for steps at about the same time."""
 
+    moment: int
     chunks: tuple[Chunk, ...]
     decodes: int
     context_tokens: int
@@ -48,21 +53,31 @@ class Served(NamedTuple):
 
 def with_rows(before: ProfileSpec, served: Sequence[Served]) -> ProfileSpec:
     """``before`` with the rows of its tables moved until, around each, the profile has as many seconds as the
-    steps, or the prior holds it. Steps with a prompt count for the table of prompts, all others for that of
-    batches."""
-    model = FittedSteps(before)
-    prompts = _Table(before.prefill.by_tokens)
-    batches = _Table(before.decode[0].by_batch)
-    for step in served:
+    steps at their moment's speed, or the prior holds it. Steps with a prompt count for the table of prompts,
+    all others for that of batches."""
+    prompts, batches = _Table(before.prefill.by_tokens), _Table(before.decode[0].by_batch)
+    for number, step in enumerate(served):
         if step.prefill_tokens:
-            prompts.add(step.prefill_tokens, step, model)
+            prompts.add(number, step.prefill_tokens, step.moment)
         else:
-            batches.add(step.decodes, step, model)
+            batches.add(number, step.decodes, step.moment)
     for _ in range(ROUNDS):
         model = FittedSteps(_with(before, prompts, batches))
-        prompts.move(model)
-        batches.move(model)
+        expected_s = [step.expected_s(model) for step in served]
+        usual_s = _at_usual_speed(served, expected_s)
+        prompts.move(usual_s, expected_s)
+        batches.move(usual_s, expected_s)
     return _with(before, prompts, batches)
+
+
+def _at_usual_speed(served: Sequence[Served], expected_s: Sequence[float]) -> list[float]:
+    """What each would have taken at the profile's speed, if its moment had the same for all."""
+    taken: dict[int, float] = defaultdict(float)
+    expected: dict[int, float] = defaultdict(float)
+    for step, seconds in zip(served, expected_s, strict=True):
+        taken[step.moment] += step.taken_s
+        expected[step.moment] += seconds
+    return [step.taken_s * expected[step.moment] / taken[step.moment] for step in served]
 
 
 def _with(before: ProfileSpec, prompts: _Table, batches: _Table) -> ProfileSpec:
@@ -80,34 +95,36 @@ class _Table:
         self._rows = rows
         self._keys = [key for key, _ in rows]
         self._factors = [1.0] * len(rows)
-        self._near: list[tuple[int, float, Served]] = []
-        self._steps = [0.0] * len(rows)
-        self._taken_s = [0.0] * len(rows)
-        self._before_s = [0.0] * len(rows)
+        self._near: list[list[tuple[int, float]]] = [[] for _ in rows]
+        """Numbers of the steps near each row, and their weights."""
+        self._moments: list[dict[int, float]] = [{} for _ in rows]
 
-    def add(self, count: int, step: Served, model: StepModel) -> None:
+    def add(self, number: int, count: int, moment: int) -> None:
         for row, weight in _beside(self._keys, count):
-            self._near.append((row, weight, step))
-            self._steps[row] += weight
-            self._taken_s[row] += weight * step.taken_s
-            self._before_s[row] += weight * step.expected_s(model)
+            if weight:
+                self._near[row].append((number, weight))
+                moments = self._moments[row]
+                moments[moment] = moments.get(moment, 0.0) + weight
 
-    def move(self, model: StepModel) -> None:
-        """``model``: with the rows as `moved` has them."""
-        expected_s = [0.0] * len(self._rows)
-        for row, weight, step in self._near:
-            expected_s[row] += weight * step.expected_s(model)
-        for row, steps in enumerate(self._steps):
-            if steps and expected_s[row]:
-                prior_s = PRIOR_STEPS * self._before_s[row] / steps
-                wanted_s = self._taken_s[row] + prior_s
-                self._factors[row] *= wanted_s / (expected_s[row] + prior_s * self._factors[row])
+    def move(self, taken_s: Sequence[float], expected_s: Sequence[float]) -> None:
+        """``taken_s`` and ``expected_s``: of all steps, with the rows as `moved` has them."""
+        for row, near in enumerate(self._near):
+            if near:
+                taken = sum(weight * taken_s[number] for number, weight in near)
+                expected = sum(weight * expected_s[number] for number, weight in near)
+                prior = PRIOR_MOMENTS / _independent(self._moments[row]) * expected / self._factors[row]
+                self._factors[row] *= (taken + prior) / (expected + prior * self._factors[row])
 
     @property
     def moved(self) -> Rows:
         return tuple(
             (key, seconds * factor) for (key, seconds), factor in zip(self._rows, self._factors, strict=True)
         )
+
+
+def _independent(moments: Mapping[int, float]) -> float:
+    """How many moments of equal weight would say as much (Kish's effective sample size)."""
+    return sum(moments.values()) ** 2 / sum(weight * weight for weight in moments.values())
 
 
 def _beside(keys: Sequence[int], count: int) -> list[tuple[int, float]]:

@@ -15,6 +15,10 @@ from diptych.domain.ids import RequestId, WorkerId
 from diptych.domain.worker import WorkerStats
 from diptych.performance.steps import Chunk, StepModel
 
+MOMENT_S = 1.0
+"""Steps so near to each other ran at about the same speed of the machine: slow moments of a shared one last
+from some tenths of a second to a few seconds."""
+
 
 class Step(NamedTuple):
     """One step. ``busy_s``: the engine's own time; ``gap_s``: since the report of the step before, None if
@@ -42,6 +46,11 @@ class Step(NamedTuple):
     def began_s(self) -> float:
         """On the clock of ``ended_s``."""
         return self.ended_s - self.taken_s
+
+    @property
+    def moment(self) -> int:
+        """Equal for steps within `MOMENT_S`."""
+        return int(self.ended_s / MOMENT_S)
 
     def expected_s(self, model: StepModel, context_tokens: int) -> float:
         """What ``model`` says of it, if each of its sequences that decode has ``context_tokens``."""
