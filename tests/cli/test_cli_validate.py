@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from diptych.bench.house.anchor import Drift
-from diptych.bench.house.validate import LOADS, Comparison, Piece, Side, Validation
+from diptych.bench.house.steps import Step
+from diptych.bench.house.validate import LOADS, Comparison, Look, Piece, Side, Validation
 from diptych.cli.main import main
+from diptych.domain.ids import WorkerId
+from diptych.performance.steps import Chunk
 
 WIDTH = 80
 USUAL = Comparison(
@@ -27,6 +30,10 @@ PIECE = Piece(
     measured=Side(prefill_s=1.5, decode_s=2.5, ttft_s=(0.1, 0.2), tpot_s=(0.01, None)),
     simulated=Side(prefill_s=1.4, decode_s=2.6, ttft_s=(0.1, 0.3), tpot_s=(0.02, None)),
 )  # fmt: skip
+LOOK = Look(
+    topology="1P+1D", speed=Drift(1.2, 0.8),
+    steps=[Step(WorkerId("prefill-0"), 12.5, (Chunk(512, 0), Chunk(3, 64)), 2, 0.1, None)],
+)  # fmt: skip
 
 Run = Callable[..., str]
 
@@ -36,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """What the command prints with these flags, had it found the two rows."""
 
     async def compare(*_: object, **__: object) -> Validation:
-        return Validation(rows=[USUAL, LARGE], pieces=[PIECE], calibrations={})
+        return Validation(rows=[USUAL, LARGE], pieces=[PIECE], looks=[LOOK], calibrations={})
 
     def call(*flags: str) -> str:
         monkeypatch.setattr("diptych.bench.house.validate.validate", compare)
@@ -76,7 +83,7 @@ def test_scripts_get_every_figure(run: Run) -> None:
     }
 
 
-def test_a_directory_keeps_every_piece(run: Run, tmp_path: Path) -> None:
+def test_a_directory_keeps_every_piece_and_every_step_of_the_looks(run: Run, tmp_path: Path) -> None:
     there = tmp_path / "found"
     run("--output", str(there))
     assert json.loads((there / "validation.json").read_text())["rows"][0]["load"] == USUAL.load
@@ -85,4 +92,9 @@ def test_a_directory_keeps_every_piece(run: Run, tmp_path: Path) -> None:
     assert piece["speeds"] == [[1.1, 0.9]]
     assert piece["simulated"] == {
         "prefill_s": 1.4, "decode_s": 2.6, "ttft_s": [0.1, 0.3], "tpot_s": [0.02, None]
+    }  # fmt: skip
+    (line,) = (there / "looks.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "topology": "1P+1D", "speed": [1.2, 0.8],
+        "steps": [["prefill-0", 12.5, [[512, 0], [3, 64]], 2, 0.1, None]],
     }  # fmt: skip
