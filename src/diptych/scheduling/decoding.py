@@ -39,8 +39,6 @@ class Decodes:
         self.unreserved = 0
         """How many have no promise left: they grow from what is available."""
         self._filler = TokenId(0)
-        self._fill: array[TokenId] = array("I", (self._filler,))
-        """One filler in the form in which many are appended."""
         self._stops: dict[TokenId, int] = {}
         self._dues: _Agenda = []
         self._ends: _Agenda = []
@@ -89,7 +87,6 @@ class Decodes:
             for sequence in self.sequences:
                 self.catch_up(sequence)
             self._filler = token_id
-            self._fill = array("I", (token_id,))
 
     def advance(self, rounds: int) -> None:
         """So many rounds for everyone; callers look at `filled` after each in which something is due."""
@@ -164,7 +161,7 @@ class Decodes:
         sequence.round = self.round
         missing = sequence.computed + 1 - sequence.tokens
         if missing > 0:
-            sequence.output.extend(self._fill * missing)
+            sequence.output.extend(array("I", (self._filler,)) * missing)
 
     def check(self) -> None:
         """Raise `Bug` unless the sums are right and everyone's next moment is on the agenda."""
