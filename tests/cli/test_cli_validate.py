@@ -35,6 +35,8 @@ LOOK = Look(
     steps=[Step(WorkerId("prefill-0"), 12.5, (Chunk(512, 0), Chunk(3, 64)), 2, 0.1, None)],
 )  # fmt: skip
 
+OTHER = Look(topology="1P+1D", speed=Drift(0.9, 1.0), steps=[])
+
 Run = Callable[..., str]
 
 
@@ -43,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """What the command prints with these flags, had it found the two rows."""
 
     async def compare(*_: object, **__: object) -> Validation:
-        return Validation(rows=[USUAL, LARGE], pieces=[PIECE], looks=[LOOK], calibrations={})
+        return Validation(rows=[USUAL, LARGE], pieces=[PIECE], looks=[LOOK, OTHER], calibrations={})
 
     def call(*flags: str) -> str:
         monkeypatch.setattr("diptych.bench.house.validate.validate", compare)
@@ -57,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_every_percentile_is_one_whole_line(run: Run) -> None:
-    title, headings, _, usual, large = [line.rstrip() for line in run().splitlines() if line.strip()]
+    title, headings, _, usual, large, _ = [line.rstrip() for line in run().splitlines() if line.strip()]
     assert title == "simulated against measured, ms"
     assert headings.split() == ["topology", "load", "requests", "metric", "measured", "simulated", "error"]
     assert usual.split("  ")[0].strip() == "1 mixed"
@@ -67,9 +69,20 @@ def test_every_percentile_is_one_whole_line(run: Run) -> None:
     assert max(map(len, (headings, usual, large))) <= WIDTH
 
 
+def test_how_steady_the_machine_was_is_said(run: Run) -> None:
+    said = run().strip().splitlines()[-1]
+    assert said.startswith(
+        "1P+1D: in the middle 80 % of the looks, prompts took 0.93 to 1.17 and decodes 0.82 to 0.98"
+    )
+
+
 def test_scripts_get_every_figure(run: Run) -> None:
     document = json.loads(run("--json"))
     assert document["passed"] is False
+    assert document["provenance"]["cores"] >= 1
+    assert document["steadiness"] == {
+        "1P+1D": {"prefill": pytest.approx([0.93, 1.17]), "decode": pytest.approx([0.82, 0.98])}
+    }
     assert document["rows"][1] == {
         "topology": "1P+1D",
         "load": "shared",
@@ -93,7 +106,7 @@ def test_a_directory_keeps_every_piece_and_every_step_of_the_looks(run: Run, tmp
     assert piece["simulated"] == {
         "prefill_s": 1.4, "decode_s": 2.6, "ttft_s": [0.1, 0.3], "tpot_s": [0.02, None]
     }  # fmt: skip
-    (line,) = (there / "looks.jsonl").read_text().splitlines()
+    line, _ = (there / "looks.jsonl").read_text().splitlines()
     assert json.loads(line) == {
         "topology": "1P+1D", "speed": [1.2, 0.8],
         "steps": [["prefill-0", 12.5, [[512, 0], [3, 64]], 2, 0.1, None]],

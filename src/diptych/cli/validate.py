@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from diptych.bench.house.anchor import Drift
     from diptych.bench.house.validate import Comparison
     from diptych.domain.cluster import ClusterSpec
 
@@ -41,7 +42,9 @@ def validate(
 
     Without pools in flags or spec: one mixed worker, then one prefill and one decode worker; each is
     calibrated first, then three loads and a trace with shared prefixes. Exit code 1 when a percentile lies
-    more than 10 % off. Takes about half an hour, and wants the machine for itself.
+    more than 10 % off. Takes about half an hour, and wants the machine for itself; the last lines say how
+    steady it was. Where its speed moves by more than a tenth, chance alone may put a percentile off: run for
+    longer (--seconds 180 --rounds 24).
 
     Parameters
     ----------
@@ -65,6 +68,7 @@ def validate(
 
     from diptych.bench.house.calibrate import write
     from diptych.bench.house.validate import validate as compare
+    from diptych.bench.provenance import origin
     from diptych.cli.progress import Steps
     from diptych.domain.errors import SpecError
 
@@ -76,6 +80,11 @@ def validate(
             compare(_topologies(target, cluster), seconds=seconds, rounds=rounds, seed=seed, say=steps.say)
         )
     document: dict[str, Any] = {
+        "provenance": origin(("diptych", "torch")),
+        "steadiness": {
+            name: {"prefill": (low.prefill, high.prefill), "decode": (low.decode, high.decode)}
+            for name, (low, high) in found.steadiness.items()
+        },
         "passed": all(row.passed for row in found.rows),
         "rows": [msgspec.to_builtins(row) | {"error": row.error, "passed": row.passed} for row in found.rows],
     }
@@ -89,7 +98,10 @@ def validate(
     if json:
         print(msgspec.json.encode(document).decode())
     else:
-        Console().print(_table(found.rows))
+        out = Console()
+        out.print(_table(found.rows))
+        for name, (low, high) in found.steadiness.items():
+            out.print(f"{name}: {_words(low, high)}", soft_wrap=True, highlight=False)
     if not document["passed"]:
         sys.exit(EXIT_DISAGREES)
 
@@ -109,6 +121,13 @@ def _topologies(target: str | None, cluster: ClusterFlags) -> dict[str, ClusterS
         "1 mixed": resolve(target, mixed, os.environ).spec,
         "1P+1D": resolve(target, split, os.environ).spec,
     }
+
+
+def _words(low: Drift, high: Drift) -> str:
+    return (
+        f"in the middle 80 % of the looks, prompts took {low.prefill:.2f} to {high.prefill:.2f} and decodes "
+        f"{low.decode:.2f} to {high.decode:.2f} of what the profile says"
+    )
 
 
 def _table(rows: Sequence[Comparison]) -> Table:

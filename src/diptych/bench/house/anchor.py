@@ -11,7 +11,7 @@ Knows: one load, its steps, what a profile says of them. Does not know: other lo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, quantiles
 from typing import NamedTuple
 
 from diptych.bench.house.ask import House
@@ -153,6 +153,12 @@ class _Ratio:
 def mean_of(looks: Sequence[Drift]) -> Drift:
     """Of one or more."""
     return Drift(fmean(it.prefill for it in looks), fmean(it.decode for it in looks))
+
+
+def spread(looks: Sequence[Drift]) -> tuple[Drift, Drift]:
+    """The bounds of the middle four fifths of two or more looks: how steady the machine was."""
+    prefill, decode = (quantiles(factors, n=10, method="inclusive") for factors in zip(*looks, strict=True))
+    return Drift(prefill[0], decode[0]), Drift(prefill[-1], decode[-1])
 
 
 def speeds(looks: Sequence[Drift]) -> list[tuple[Drift, ...]]:

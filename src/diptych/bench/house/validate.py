@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from diptych.bench.house.anchor import Anchor, Drift, drifted, speeds
+from diptych.bench.house.anchor import Anchor, Drift, drifted, speeds, spread
 from diptych.bench.house.ask import Answer, House
 from diptych.bench.house.calibrate import Calibration, Say, calibrate, with_fitted
 from diptych.bench.house.loads import Lengths, lengths_for, poisson, saturation_rps, sharing
@@ -103,6 +103,14 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     pieces: list[Piece]
     looks: list[Look]
     calibrations: dict[str, Calibration]
+
+    @property
+    def steadiness(self) -> dict[str, tuple[Drift, Drift]]:
+        """Of each topology the bounds between which most looks at the machine's speed lay."""
+        found: dict[str, list[Drift]] = {}
+        for look in self.looks:
+            found.setdefault(look.topology, []).append(look.speed)
+        return {name: spread(looks) for name, looks in found.items()}
 
 
 async def validate(
