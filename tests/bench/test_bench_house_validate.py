@@ -7,7 +7,7 @@ import pytest
 
 from diptych.bench.house.anchor import Drift, drifted
 from diptych.bench.house.ask import Answer
-from diptych.bench.house.loads import lengths_for, poisson
+from diptych.bench.house.loads import lengths_for, poisson, saturation_rps
 from diptych.bench.house.steps import Step
 from diptych.bench.house.validate import Piece, compared, measured, simulated
 from diptych.domain.cluster import ClusterSpec, PoolSpec
@@ -137,3 +137,16 @@ def test_a_request_that_did_not_finish_is_no_measurement() -> None:
     answers[2].report = None
     with pytest.raises(ClusterError, match=r"^1 of 4 real requests did not finish"):
         measured(answers, [])
+
+
+def test_a_cluster_is_saturated_at_about_the_same_rate_whatever_the_draw() -> None:
+    lengths = lengths_for(4096, 16)
+    rates = [saturation_rps(SPEC, lengths, seed) for seed in (1, 2, 3, 1000, 1001, 1002)]
+    assert max(rates) <= 1.4 * min(rates)
+
+
+def test_at_that_rate_the_busiest_pool_hardly_rests() -> None:
+    lengths = lengths_for(4096, 16)
+    workload = poisson(saturation_rps(SPEC, lengths, 1), 1_000, lengths, 2)
+    result = run_virtually(workload)
+    assert result.pools["mixed"].busy_s > 0.9 * max(it.t_s for it in workload)

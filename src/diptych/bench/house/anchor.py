@@ -17,7 +17,7 @@ from typing import NamedTuple
 from diptych.bench.house.ask import House
 from diptych.bench.house.company import Company
 from diptych.bench.house.contention import with_contention
-from diptych.bench.house.loads import lengths_for, poisson, saturation_rps
+from diptych.bench.house.loads import Lengths, poisson
 from diptych.bench.house.profiles import with_profiles
 from diptych.bench.house.rows import Served, with_rows
 from diptych.bench.house.steps import Step, StepWatch
@@ -56,14 +56,13 @@ class Drift(NamedTuple):
 class Anchor:
     """One load that is run again and again, with other lengths each time: what a profile says of a single
     length may be far off (a few prompts in a row would then all say the same wrong thing), what it says of
-    many is not. Every pool of ``spec`` has a profile."""
+    many is not. ``most_rps``: the rate that saturates the cluster."""
 
-    def __init__(self, house: House, watch: StepWatch, spec: ClusterSpec) -> None:
+    def __init__(self, house: House, watch: StepWatch, lengths: Lengths, most_rps: float) -> None:
         self._house = house
         self._watch = watch
-        self._spec = spec
-        self._lengths = lengths_for(house.cluster.max_model_tokens, spec.kv.block_tokens)
-        self._rate_rps = LOAD * saturation_rps(spec, self._lengths, SEED)
+        self._lengths = lengths
+        self._rate_rps = LOAD * most_rps
         self._requests = max(LEAST_REQUESTS, int(self._rate_rps * ANCHOR_S))
         self._runs = 0
 

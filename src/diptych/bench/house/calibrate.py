@@ -5,6 +5,7 @@ Knows: the form of a profile file. Does not know: experiments and fits in detail
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,10 +15,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from diptych.bench.house.anchor import Anchor, Drift
+from diptych.bench.house.anchor import SEED, Anchor, Drift
 from diptych.bench.house.ask import House
 from diptych.bench.house.experiments import Experiments, Samples
 from diptych.bench.house.fit import Fitted, fit_profile
+from diptych.bench.house.loads import lengths_for, saturation_rps
 from diptych.bench.house.steps import Step, StepWatch
 from diptych.domain.cluster import ClusterSpec
 from diptych.runtime.cluster import Cluster
@@ -51,7 +53,9 @@ async def calibrate(spec: ClusterSpec, say: Say) -> Calibration:
         house = House(cluster, seed=spec.seed)
         fitted = _fit(cluster, await Experiments(house, watch, say).run())
         alone = _with_profiles(spec, fitted)
-        anchor = Anchor(house, watch, alone)
+        lengths = lengths_for(cluster.max_model_tokens, spec.kv.block_tokens)
+        most_rps = await asyncio.to_thread(saturation_rps, alone, lengths, SEED)
+        anchor = Anchor(house, watch, lengths, most_rps)
         steps: list[Step] = []
         for number in range(LOADS):
             say(f"a load, {number + 1} of {LOADS}", 1.0)

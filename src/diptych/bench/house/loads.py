@@ -14,6 +14,10 @@ from diptych.domain.cluster import ClusterSpec
 from diptych.planning.simulate import simulate
 from diptych.workload.record import Arrival, Workload
 
+PROBE_REQUESTS = 400
+"""Of one step of the search for a saturated cluster. With 80, the rate depends more on the draw than on the
+cluster."""
+
 FAMILIES = 6
 """Prefixes that the requests of the trace share."""
 
@@ -69,12 +73,13 @@ def sharing(rate_rps: float, requests: int, lengths: Lengths, seed: int) -> Work
 
 
 def saturation_rps(spec: ClusterSpec, lengths: Lengths, seed: int) -> float:
-    """The rate at which the busiest pool of the simulated cluster has no rest: bisection over busy shares."""
+    """The rate at which the busiest pool of the simulated cluster has no rest until the last request has
+    arrived: bisection over busy shares."""
     low, high = 1e-3, 1e4
     for _ in range(24):
         middle = (low * high) ** 0.5
-        result = simulate(spec, poisson(middle, 80, lengths, seed))
-        span_s = 80 / middle
-        busiest = max(pool.busy_s / pool.workers for pool in result.pools.values())
-        low, high = (middle, high) if busiest < span_s else (low, middle)
+        workload = poisson(middle, PROBE_REQUESTS, lengths, seed)
+        result = simulate(spec, workload)
+        busiest_s = max(pool.busy_s / pool.workers for pool in result.pools.values())
+        low, high = (middle, high) if busiest_s < max(it.t_s for it in workload) else (low, middle)
     return low

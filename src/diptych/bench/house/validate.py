@@ -6,6 +6,7 @@ works.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import NamedTuple, TypeAlias
@@ -153,7 +154,7 @@ async def _compare(
     async with Cluster(spec, journal=watch) as cluster:
         house = House(cluster, seed=seed)
         lengths = lengths_for(cluster.max_model_tokens, spec.kv.block_tokens)
-        most_rps = saturation_rps(spec, lengths, seed)
+        most_rps = await asyncio.to_thread(saturation_rps, spec, lengths, seed)
         for _ in range(WARM_UPS):
             await house.together(
                 [Arrival(t_s=0, input_tokens=lengths.prompt[1], output_tokens=lengths.output[0])]
@@ -162,7 +163,7 @@ async def _compare(
             f"{load:.0%} load": (load * most_rps, poisson) for load in LOADS
         }
         loads["shared"] = (SHARED_LOAD * most_rps, sharing)
-        anchor = Anchor(house, watch, spec)
+        anchor = Anchor(house, watch, lengths, most_rps)
         looked = [await anchor.run()]
         runs: list[Run] = []
         plan = [label for _ in range(rounds) for label in loads]
