@@ -115,6 +115,10 @@ class Ahead {
     piece_ += piece.lines == 0;
   }
 
+  void all() {
+    while (piece_ < count_) some(pieces_[piece_].lines);
+  }
+
  private:
   struct Piece {
     const char* at;

@@ -1,7 +1,7 @@
 // The walk of decodes: one query tile of few queries for each head, bound by memory. Queries are lines of the weights
 // and of the sums, so that only those that exist cost something.
 #include "attention.h"
-#include "products.h"
+#include "attention_few_vectors.h"
 #include "rooms.h"
 #include "tiles.h"
 
@@ -31,25 +31,13 @@ void prepare_values(const Job& job, const Span& span, int head, int from, int un
   }
 }
 
-// Scores of 64 positions, one line of positions for each query. Words of 16 keys side by side are turned once for all
-// queries.
-void score_on_vectors(const Job& job, const Keys& keys, const Tile& tile, Room& room, Ahead& ahead) {
-  const int queries = tile.queries_of(job);
-  for (int k = 0; k < job.width / 32; ++k)
-    for (int part = 0; part < kKeys / 16; ++part) {
-      __m512 words[16];
-      for (int i = 0; i < 16; ++i)
-        words[i] = _mm512_loadu_ps(keys.at[part] + i * (keys.stride[part] / int64_t{sizeof(bf16)}) + 32 * k);
-      ahead.some(8);
-      transpose(words);
-      for (int q = 0; q < queries; ++q) {
-        float* line = room.lines[q] + 16 * part;
-        __m512 sums = k ? _mm512_load_ps(line) : _mm512_setzero_ps();
-        for (int word = 0; word < 16; ++word)
-          sums = add_pairs(sums, words[word], spread_pair(tile.queries[k][word][q]));
-        _mm512_store_ps(line, sums);
-      }
-    }
+// Scores of 64 positions, one line of positions for each query.
+void score_on_vectors(const Job& job, const Span& span, int head, int from, int until, Room& room, Ahead& ahead) {
+  const bf16* keys[kKeys];
+  rows_or_zeros(job, span, job.k, head, from, until, keys);
+  for (int row = 0; row < span.rows; ++row)
+    score_row(job, keys, job.q + (span.first_row + row) * job.q_stride + int64_t{head} * job.group() * job.width,
+              room.lines[row * job.group()], ahead);
 }
 
 // The highest score of each query, unscaled; where a query may not look, its score becomes −inf.
@@ -133,30 +121,6 @@ void soften(const Job& job, const Tile& tile, int from, Sums& sums, Room& room, 
   }
 }
 
-// Some 16-wide pieces of the values side by side, so that no product waits for the one before.
-template <int kPieces>
-void add_pieces(float* target, const bf16* weights, const Room& room, int piece) {
-  __m512 sums[kPieces];
-  for (int i = 0; i < kPieces; ++i) sums[i] = _mm512_load_ps(target + 16 * i);
-  for (int pair = 0; pair < kKeys / 2; ++pair) {
-    const __m512 weight = spread_pair(weights + 2 * pair);
-    for (int i = 0; i < kPieces; ++i)
-      sums[i] = add_pairs(sums[i], _mm512_load_ps(room.values[pair / 16][piece + i][pair % 16]), weight);
-  }
-  for (int i = 0; i < kPieces; ++i) _mm512_store_ps(target + 16 * i, sums[i]);
-}
-
-void add_values_on_vectors(const Job& job, const Tile& tile, Sums& sums, const Room& room, Ahead& ahead) {
-  const int pieces = job.width / 16;
-  for (int q = 0; q < tile.queries_of(job); ++q) {
-    float* target = sums.values + q * kMostWidth;
-    ahead.some(32);
-    int piece = 0;
-    for (; piece + 8 <= pieces; piece += 8) add_pieces<8>(target + 16 * piece, room.weights[q], room, piece);
-    for (; piece < pieces; piece += 2) add_pieces<2>(target + 16 * piece, room.weights[q], room, piece);
-  }
-}
-
 // Two 16-wide pieces of the values at a time, so that no product waits for the one before. Weights and sums are short
 // tiles.
 void add_values_on_tiles(const Job& job, Sums& sums, const Room& room, Ahead& ahead) {
@@ -181,6 +145,24 @@ void add_values_on_tiles(const Job& job, Sums& sums, const Room& room, Ahead& ah
   }
 }
 
+// Positions [from, from + 64) of one head.
+void add_on_tiles(const Job& job, const Span& span, int head, int from, int until, const Tile& tile, Sums& sums,
+                  Room& room, Ahead& ahead) {
+  prepare_values(job, span, head, from, until, room, ahead);
+  score_on_tiles(job, keys_of(job, span, head, from, until, room.keys), tile, room, ahead);
+  soften(job, tile, from, sums, room, ahead);
+  add_values_on_tiles(job, sums, room, ahead);
+}
+
+void add_on_vectors(const Job& job, const Span& span, int head, int from, int until, const Tile& tile, Sums& sums,
+                    Room& room, Ahead& ahead) {
+  score_on_vectors(job, span, head, from, until, room, ahead);
+  soften(job, tile, from, sums, room, ahead);
+  const bf16* values[kKeys];
+  rows_or_zeros(job, span, job.v, head, from, until, values);
+  add_values_of(job, values, tile.queries_of(job), room.weights[0], sums.values, ahead);
+}
+
 }  // namespace
 
 // Heads of one block lie side by side, so all heads of the same positions come before the next positions: memory and
@@ -194,20 +176,19 @@ void segment(const Job& job, const Span& span, const Part& part, Sums* sums) {
   const bool tiles = on_tiles();
   prepare_tiles(room.tiles[0].queries_of(job));
   const int until = std::min(span.start + span.rows, part.from + kSegment);
+  const auto fetched = [&](int from, int h) {
+    const int at = from + h / part.heads * kKeys;
+    return Ahead(job, span, part.head + h % part.heads, at, std::min(until, at + kKeys));
+  };
+  // There is nothing before the first ones in whose time they could be fetched.
+  for (int h = 0; h < kAhead; ++h) fetched(part.from, h).all();
   for (int at = part.from; at < until; at += kKeys) {
     for (int h = 0; h < part.heads; ++h) {
-      const int head = part.head + h, next = at + (h + kAhead) / part.heads * kKeys;
-      Ahead ahead(job, span, part.head + (h + kAhead) % part.heads, next, std::min(until, next + kKeys));
-      prepare_values(job, span, head, at, until, room, ahead);
+      const int head = part.head + h;
+      Ahead ahead = fetched(at, h + kAhead);
       const Tile& tile = room.tiles[h];
       if (!tile.sees(job, at)) continue;
-      const Keys keys = keys_of(job, span, head, at, until, room.keys);
-      (tiles ? score_on_tiles : score_on_vectors)(job, keys, tile, room, ahead);
-      soften(job, tile, at, sums[h], room, ahead);
-      if (tiles)
-        add_values_on_tiles(job, sums[h], room, ahead);
-      else
-        add_values_on_vectors(job, tile, sums[h], room, ahead);
+      (tiles ? add_on_tiles : add_on_vectors)(job, span, head, at, until, tile, sums[h], room, ahead);
     }
   }
 }

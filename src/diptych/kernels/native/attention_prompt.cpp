@@ -41,13 +41,41 @@ void prepare_values(const Job& job, const Span& span, int head, int from, int un
     }
 }
 
-// Scores of 64 positions, one line of queries for each.
+constexpr int kKeysTogether = 8;  // of scores on vectors: their sums of two places and what is multiplied fit the registers
+using Lines = __m512[kKeysTogether];
+
+void add_lines(Lines& to, const Lines& lines) {
+  for (int i = 0; i < kKeysTogether; ++i) to[i] = _mm512_add_ps(to[i], lines[i]);
+}
+
+// What eight keys have of a score in the words that come to one place of eight: two words of each 32 elements.
+[[gnu::always_inline]] inline void score_place(const Job& job, const bf16* keys, int64_t stride, const Tile& tile,
+                                               int place, Lines& lines) {
+  for (auto& line : lines) line = _mm512_setzero_ps();
+  for (int k = 0; k < job.width / 32; ++k) {
+    add_rows(lines, keys + 32 * k + 2 * place, stride, tile.queries[k][place][0], 1);
+    add_rows(lines, keys + 32 * k + 2 * place + 16, stride, tile.queries[k][place + 8][0], 1);
+  }
+}
+
+// Scores of 64 positions, one line of queries for each. Each has eight sums, as those of decodes have, that are added
+// up in the same order.
 void score_on_vectors(const Job& job, const Keys& keys, const Tile& tile, Scores& scores) {
-  for (int part = 0; part < kKeys / 16; ++part) {
-    __m512 lines[16] = {};
-    for (int k = 0; k < job.width / 32; ++k)
-      add_rows(lines, keys.at[part] + 32 * k, keys.stride[part] / sizeof(bf16), tile.queries[k][0][0], 16);
-    for (int i = 0; i < 16; ++i) _mm512_store_ps(scores[16 * part + i], lines[i]);
+  for (int at = 0; at < kKeys; at += kKeysTogether) {
+    const int64_t stride = keys.stride[at / 16] / sizeof(bf16);
+    const bf16* rows = keys.at[at / 16] + at % 16 * stride;
+    for (int half = 0; half < 2; ++half) {
+      Lines sums, quarter, other;
+      score_place(job, rows, stride, tile, half, sums);
+      score_place(job, rows, stride, tile, half + 4, other);
+      add_lines(sums, other);
+      score_place(job, rows, stride, tile, half + 2, quarter);
+      score_place(job, rows, stride, tile, half + 6, other);
+      add_lines(quarter, other);
+      add_lines(sums, quarter);
+      for (int i = 0; i < kKeysTogether; ++i)
+        _mm512_store_ps(scores[at + i], half ? _mm512_add_ps(_mm512_load_ps(scores[at + i]), sums[i]) : sums[i]);
+    }
   }
 }
 
