@@ -21,7 +21,8 @@ namespace {
 
 constexpr int kMostLines = 8;               // of rows beside two blocks of outputs: GCC 12 keeps more than 16 sums in memory, too
 constexpr int kFewLines = 4;                // beside four blocks
-constexpr int kAhead = 4;                   // steps of k that weight is fetched before it is used, per stream
+constexpr int kAhead = 8;                   // steps of k that weight is fetched before it is used, per stream
+constexpr int kMostFetched = 2;             // blocks side by side for which weight is fetched
 constexpr int kDepth = 4;                   // steps of k that are widened at a time, and stay in L1
 constexpr int64_t kChunkBytes = 384 << 10;  // of packed rows: they stay in L2 beside two panels of weight
 constexpr int64_t kOwnRows = 64;            // for each thread: with as many, threads share rows and not outputs
@@ -55,17 +56,21 @@ void find_offsets(const Group& group, int64_t steps) {
   }
 }
 
-// What is fetched while a group passes: so many lines for each step of k, from each of some streams.
+// What is fetched while a group passes: so many lines for each step of k (16 at most), from each of some streams. Into the
+// second cache: the first has room for fewer lines on their way than hide the way from memory.
 struct Coming {
   const uint8_t* at;
   int64_t apart, streams, lines;
   int64_t bend, jump;  // from step `bend` on, so much further: there the streams end, and the next ones begin
 
-  void fetch(int64_t k) const {
-    const uint8_t* here = at + k * lines * 64 + (k >= bend ? jump : 0);
-    for (int64_t stream = 0; stream < streams; ++stream)
-      for (int64_t line = 0; line < lines; ++line)
-        _mm_prefetch(reinterpret_cast<const char*>(here + stream * apart + line * 64), _MM_HINT_T0);
+  const uint8_t* of_step(int64_t k) const { return at + k * lines * 64 + (k >= bend ? jump : 0); }
+
+  // One line of each stream. Not inlined at once, GCC 12 takes it for a function without effect and leaves it out.
+  template <int kStreams>
+  [[gnu::always_inline]] void fetch(const uint8_t* of_step, int64_t line) const {
+    if (line >= lines) return;
+    for (int stream = 0; stream < kStreams; ++stream)
+      if (stream < streams) _mm_prefetch(reinterpret_cast<const char*>(of_step + stream * apart + line * 64), _MM_HINT_T1);
   }
 };
 
@@ -93,6 +98,8 @@ struct Pass {
   float* sums;   // [line][block][16]
 };
 
+// Fetching is spread over the products: all at once it would hold them up. Where few lines pass four blocks there is little
+// else to do than to read four streams in order, and the processor sees itself what is next.
 template <typename W, int kLines, int kBlocks>
 void multiply(const Pass& it, const Coming& coming) {
   __m512i sums[kLines][kBlocks];
@@ -100,10 +107,11 @@ void multiply(const Pass& it, const Coming& coming) {
     for (int b = 0; b < kBlocks; ++b)
       sums[line][b] = it.goes_on ? _mm512_load_si512(it.sums + (line * kBlocks + b) * 16) : _mm512_setzero_si512();
   for (int64_t k = 0; k < it.steps; ++k) {
-    coming.fetch(k);
+    const uint8_t* next = coming.of_step(k);
     const uint8_t* lines = it.lines + k * kLines * 64;
     const uint8_t* weight = it.weight + k * kTileBytes;
     for (int word = 0; word < 16; ++word) {
+      if constexpr (kBlocks <= kMostFetched) coming.fetch<kBlocks>(next, word);
       __m512i columns[kBlocks];
       for (int b = 0; b < kBlocks; ++b) columns[b] = weight_line<W>(weight + b * it.stride + word * 64);
       for (int line = 0; line < kLines; ++line) {
