@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "pool.h"
+#include "rooms.h"
 
 namespace diptych::attention {
 namespace {
@@ -24,7 +25,18 @@ struct Work {
   int span, row;
   bool few;
   Part part;
-  int sums;
+  int sums;  // kWhole: the decode is done then
+};
+constexpr int kWhole = -1;
+
+// For a decode that is whole: there is nothing to merge with.
+struct Room {
+  Sums sums[kHeadsTogether];
+};
+
+// A decode of several segments: where the sums of the first one are.
+struct Merging {
+  int span, sums;
 };
 
 bool is_few(const Job& job, const Span& span) { return span.rows <= job.rows_of_tile(); }
@@ -41,19 +53,23 @@ int heads_together(const Job& job, int segments) {
 }
 
 // Decodes first, each segment by itself; how many sums they need.
-int add_few(const Job& job, int count, std::vector<Work>& work) {
-  int segments = 0, sums = 0;
+int add_few(const Job& job, int count, std::vector<Work>& work, std::vector<Merging>& merging) {
+  int all = 0, sums = 0;
   for (int s = 0; s < count; ++s)
-    if (is_few(job, job.spans[s])) segments += segments_of(job, job.spans[s]);
-  const int together = heads_together(job, segments);
+    if (is_few(job, job.spans[s])) all += segments_of(job, job.spans[s]);
+  const int together = heads_together(job, all);
   for (int s = 0; s < count; ++s) {
     const Span& span = job.spans[s];
     if (!is_few(job, span)) continue;
-    for (int i = 0; i < segments_of(job, span); ++i, sums += job.kv_heads)
+    const int segments = segments_of(job, span);
+    for (int i = 0; i < segments; ++i)
       for (int head = 0; head < job.kv_heads; head += together)
         work.push_back({s, 0, true,
                         {head, std::min(together, job.kv_heads - head), begin_of(job, span.start) + i * kSegment},
-                        sums + head});
+                        segments == 1 ? kWhole : sums + i * job.kv_heads + head});
+    if (segments == 1) continue;
+    merging.push_back({s, sums});
+    sums += segments * job.kv_heads;
   }
   return sums;
 }
@@ -64,22 +80,19 @@ void add_prompts(const Job& job, int count, std::vector<Work>& work) {
   for (int s = 0; s < count; ++s) {
     if (is_few(job, job.spans[s])) continue;
     for (int row = (job.spans[s].rows - 1) / rows * rows; row >= 0; row -= rows)
-      for (int head = 0; head < job.kv_heads; ++head) work.push_back({s, row, false, {head, 1, 0}, 0});
+      for (int head = 0; head < job.kv_heads; ++head) work.push_back({s, row, false, {head, 1, 0}, kWhole});
   }
 }
 
-void merge_few(const Job& job, int count, Sums* sums) {
-  for (int s = 0; s < count; ++s) {
-    const Span& span = job.spans[s];
-    if (!is_few(job, span)) continue;
-    const int segments = segments_of(job, span);
-    for (int head = 0; head < job.kv_heads; ++head) {
-      for (int i = 1; i < segments; ++i)
-        merge(job, span.rows * job.group(), sums[head], sums[i * job.kv_heads + head]);
-      put(job, span, head, sums[head]);
-    }
-    sums += segments * job.kv_heads;
-  }
+void put_all(const Job& job, const Span& span, const Part& part, const Sums* sums) {
+  for (int h = 0; h < part.heads; ++h) put(job, span, part.head + h, sums[h]);
+}
+
+void merge_all(const Job& job, const Span& span, Sums* sums) {
+  const int segments = segments_of(job, span);
+  for (int head = 0; head < job.kv_heads; ++head)
+    for (int i = 1; i < segments; ++i) merge(job, span.rows * job.group(), sums[head], sums[i * job.kv_heads + head]);
+  put_all(job, span, {0, job.kv_heads, 0}, sums);
 }
 
 }  // namespace
@@ -94,18 +107,23 @@ extern "C" void dp_attention(const uint16_t* q, int64_t q_stride, const uint16_t
   const Job job{q,     q_stride, k,     v,        out,   out_stride,   reinterpret_cast<const attention::Span*>(spans),
                 tables, heads,   kv_heads, width, block_tokens, window, kLog2E / std::sqrt(static_cast<float>(width))};
   static std::vector<Work> work;
+  static std::vector<Merging> merging;
   work.clear();
-  const int parts = add_few(job, count, work);
+  merging.clear();
+  const int parts = add_few(job, count, work, merging);
   add_prompts(job, count, work);
   static std::vector<Sums> room;
   if (room.size() < static_cast<size_t>(parts)) room.resize(parts);
   Sums* sums = room.data();
   parallel_for(static_cast<int>(work.size()), [&](int task) {
     const Work& it = work[task];
-    if (it.few)
-      segment(job, job.spans[it.span], it.part, sums + it.sums);
-    else
-      prompt(job, job.spans[it.span], it.part.head, it.row);
+    const Span& span = job.spans[it.span];
+    if (!it.few) return prompt(job, span, it.part.head, it.row);
+    if (it.sums != kWhole) return segment(job, span, it.part, sums + it.sums);
+    Room& whole = own<Room>();
+    segment(job, span, it.part, whole.sums);
+    put_all(job, span, it.part, whole.sums);
   });
-  merge_few(job, count, sums);
+  parallel_for(static_cast<int>(merging.size()),
+               [&](int task) { merge_all(job, job.spans[merging[task].span], sums + merging[task].sums); });
 }

@@ -96,8 +96,8 @@ void soften(const Job& job, const Tile& tile, int from, Sums& sums, Room& room, 
   __m512 totals[kQueries] = {};
   for (int part = 0; part < kKeys / 16; ++part) {
     __m512 lines[16];
-    ahead.some(32);
     if (tiles) {
+      ahead.some(32);
       for (int i = 0; i < 16; ++i) lines[i] = _mm512_load_ps(room.scores[16 * part + i]);
       transpose(lines);
     } else {

@@ -14,10 +14,11 @@
 
 namespace diptych::attention {
 
-constexpr int kKeysTogether = 8;    // of scores that are summed side by side: as many as a vector of 256 bits holds
-constexpr int kSumsTogether = 16;   // of values: of 32 registers, the others hold what is multiplied
-constexpr int kLinesOfScores = 4;   // fetched ahead for each eight keys and step of 16 elements
-constexpr int kLinesOfValues = 16;  // for each four positions
+constexpr int kKeysTogether = 8;   // of scores that are summed side by side: as many as a vector of 256 bits holds
+constexpr int kSumsTogether = 16;  // of values: of 32 registers, the others hold what is multiplied
+// Fetched ahead, as evenly as the work goes on: the more at once, the longer what is multiplied next waits behind them.
+constexpr int kLinesOfScores = 4;  // for 16 elements of eight keys
+constexpr int kLinesOfValues = 2;  // for 32 elements of two positions
 
 // Rows of positions [from, from + 64): zeros stand for those from `until` on.
 inline void rows_or_zeros(const Job& job, const Span& span, const bf16* plane, int head, int from, int until,
@@ -78,10 +79,11 @@ void add_values(const bf16* const (&values)[kKeys], int e, const bf16* weights, 
   for (int q = 0; q < kRows; ++q)
     for (int i = 0; i < 2 * kPairs; ++i) lines[q][i] = _mm512_load_ps(sums + q * kMostWidth + e + 16 * i);
   for (int position = 0; position < kKeys; position += 2) {
-    if (position % 4 == 0) ahead.some(kLinesOfValues);
     __m512 weight[kRows];
     for (int q = 0; q < kRows; ++q) weight[q] = spread_pair(weights + q * kKeys + position);
+#pragma GCC unroll 8
     for (int i = 0; i < kPairs; ++i) {
+      ahead.some(kLinesOfValues);
       const __m512i one = _mm512_loadu_si512(values[position] + e + 32 * i);
       const __m512i two = _mm512_loadu_si512(values[position + 1] + e + 32 * i);
       const __m512 low = _mm512_castsi512_ps(_mm512_permutex2var_epi16(one, first, two));
