@@ -1,5 +1,8 @@
 """How fast the native kernels are: linear maps of few and many rows, paged attention, draws.
 
+What is bound by memory takes turns with reading memory in order, because that rate moves, too: the share is
+of what was read just before.
+
 Knows: kernels and their operands. Does not know: models, workers. KV planes lie in ordinary pages, as those
 of a cluster's shared memory do on most machines.
 """
@@ -7,7 +10,8 @@ of a cluster's shared memory do on most machines.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -26,9 +30,12 @@ from diptych.kernels.seam import AttentionShape, DrawRule, Span
 THREADS = 2
 WIDTH, OUTPUTS, WEIGHTS = 1024, 6144, 24
 """Of one linear map, and how many in turn: 288 MiB, so that none stays in a cache."""
+KV_BYTES, READ_BYTES = 256 << 20, 128 << 20
+"""Of the layers of KV that decodes take in turn, at least, for the same reason; read in order for each thread
+before."""
 
 FEW, MANY = (1, 8, 16), (256, 1024)
-DECODES = ((1, 512), (1, 4096), (1, 16384), (8, 512), (32, 512), (8, 4096), (32, 4096))
+DECODES = ((1, 512), (1, 4096), (1, 16384), (8, 512), (32, 512), (8, 4096), (32, 4096), (8, 16384))
 CHUNKS = (512, 1024, 2048)
 SHAPE = AttentionShape(16, 8, 128, 16)
 ROWS, VOCABULARY = 32, 151_936
@@ -45,9 +52,9 @@ async def main(console: Console) -> None:
         return
     machine = Machine(THREADS)
     machine.look()
-    rows = _linear(kernels)
+    rows = _linear(kernels, machine)
     machine.look()
-    rows += _attention(kernels)
+    rows += _attention(kernels, machine)
     rows += _draws(kernels)
     machine.look()
     stream, products = median(machine.stream), median(machine.products)
@@ -55,40 +62,45 @@ async def main(console: Console) -> None:
         _rate("memory read in order", stream, 1e9, "GB/s"),
         _rate(f"{machine.unit} products alone", products, 1e12, "TFLOP/s"),
     ]
-    table = Table("operation", "p50 ms", "rate", "")
+    table = Table("operation", "p50 ms", "rate", "", "share of memory's")
     for row in rows:
         table.add_row(
             row["operation"],
             f"{1e3 * row['p50_s']:.2f}" if row["p50_s"] else "",
             f"{row['rate'] / row['scale']:.2f}",
             row["unit"],
+            f"{row['share']:.2f}" if "share" in row else "",
         )
     console.print(table)
     console.print(f"written to {save('kernels', {'threads': THREADS, 'repeats': REPEATS, 'rows': rows})}")
 
 
-def _linear(kernels: NativeKernels) -> list[dict[str, Any]]:
+def _linear(kernels: NativeKernels, machine: Machine) -> list[dict[str, Any]]:
     weights = [kernels.pack(torch.randn(OUTPUTS, WIDTH).bfloat16()) for _ in range(WEIGHTS)]
+    size, name = OUTPUTS * WIDTH, f"linear {WIDTH:,} to {OUTPUTS:,}, M = "
     found: list[dict[str, Any]] = []
-    for rows in FEW + MANY:
-        x_TD, turn = torch.randn(rows, WIDTH).bfloat16(), weights if rows in FEW else weights[:4]
-        taken_s = _timed(lambda x=x_TD, turn=turn: [kernels.linear(x, it) for it in turn]) / len(turn)
-        size, name = OUTPUTS * WIDTH, f"linear {WIDTH:,} to {OUTPUTS:,}, M = {rows:,}"
-        found.append(
-            _bytes(name, taken_s, 2 * size) if rows in FEW else _flops(name, taken_s, 2 * rows * size)
-        )
+    for rows in FEW:
+        x_TD = torch.randn(rows, WIDTH).bfloat16()
+        run = partial(_each, weights, partial(kernels.linear, x_TD))
+        found.append(_beside(machine, f"{name}{rows:,}", run, 2 * size, WEIGHTS))
+    for rows in MANY:
+        x_TD = torch.randn(rows, WIDTH).bfloat16()
+        taken_s = _timed(partial(_each, weights[:4], partial(kernels.linear, x_TD))) / 4
+        found.append(_flops(f"{name}{rows:,}", taken_s, 2 * rows * size))
     return found
 
 
-def _attention(kernels: NativeKernels) -> list[dict[str, Any]]:
+def _attention(kernels: NativeKernels, machine: Machine) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     token_bytes = 4 * SHAPE.kv_heads * SHAPE.head_dim
     for batch, context in DECODES:
-        taken_s = _attend(kernels, [(context - 1, 1)] * batch)
-        found.append(_bytes(f"decode {batch} of {context:,}", taken_s, batch * context * token_bytes))
+        size = batch * context * token_bytes
+        layers = max(1, KV_BYTES // size)
+        run = _attending(kernels, [(context - 1, 1)] * batch, layers)
+        found.append(_beside(machine, f"decode {batch} of {context:,}", run, size, layers))
     for rows in CHUNKS:
         flops = 4 * SHAPE.heads * SHAPE.head_dim * rows * (rows + 1) // 2
-        found.append(_flops(f"prompt of {rows:,}", _attend(kernels, [(0, rows)]), flops))
+        found.append(_flops(f"prompt of {rows:,}", _timed(_attending(kernels, [(0, rows)], 1)), flops))
     return found
 
 
@@ -110,18 +122,18 @@ def _draws(kernels: NativeKernels) -> list[dict[str, Any]]:
     return found
 
 
-def _attend(kernels: NativeKernels, sequences: list[tuple[int, int]]) -> float:
-    """Seconds for (start, rows) of some sequences over scattered blocks."""
+def _attending(kernels: NativeKernels, sequences: list[tuple[int, int]], layers: int) -> Callable[[], object]:
+    """Attention of (start, rows) of some sequences over scattered blocks, one layer of KV after the other."""
     needed = [-(-(start + rows) // SHAPE.block_tokens) for start, rows in sequences]
     order = iter(torch.randperm(sum(needed)).tolist())
     spans: list[Span] = []
     for (start, rows), blocks in zip(sequences, needed, strict=True):
         first = spans[-1].first_row + spans[-1].rows if spans else 0
         spans.append(Span(first, rows, start, tuple(next(order) for _ in range(blocks))))
-    k_BKSE, v_BKSE = _plane(sum(needed)), _plane(sum(needed))
+    planes = [(_plane(sum(needed)), _plane(sum(needed))) for _ in range(layers)]
     q_THE = torch.randn(spans[-1].first_row + spans[-1].rows, SHAPE.heads, SHAPE.head_dim).bfloat16()
     plan = kernels.plan_attention(tuple(spans), SHAPE)
-    return _timed(lambda: kernels.attention(q_THE, k_BKSE, v_BKSE, plan))
+    return lambda: _each(planes, lambda kv: kernels.attention(q_THE, *kv, plan))
 
 
 def _plane(blocks: int) -> Tensor:
@@ -130,14 +142,32 @@ def _plane(blocks: int) -> Tensor:
     return flat.view(blocks, SHAPE.kv_heads, SHAPE.block_tokens, SHAPE.head_dim)
 
 
+def _each(items: Sequence[Any], run: Callable[[Any], object]) -> None:
+    for item in items:
+        run(item)
+
+
 def _timed(run: Callable[[], object]) -> float:
     run()
+    return median(_once(run) for _ in range(REPEATS))
+
+
+def _once(run: Callable[[], object]) -> float:
+    start_s = time.perf_counter()
+    run()
+    return time.perf_counter() - start_s
+
+
+def _beside(machine: Machine, name: str, run: Callable[[], object], size: int, count: int) -> dict[str, Any]:
+    """What one of ``count`` takes, each of so many bytes, and its share of what memory gives just before."""
+    run()
     taken_s: list[float] = []
+    shares: list[float] = []
     for _ in range(REPEATS):
-        start_s = time.perf_counter()
-        run()
-        taken_s.append(time.perf_counter() - start_s)
-    return median(taken_s)
+        stream = machine.read(READ_BYTES)
+        taken_s.append(_once(run) / count)
+        shares.append(size / taken_s[-1] / stream)
+    return _bytes(name, median(taken_s), size) | {"share": median(shares)}
 
 
 def _rate(name: str, rate: float, scale: float, unit: str) -> dict[str, Any]:

@@ -45,9 +45,13 @@ class Machine:
 
     def look(self) -> None:
         """One measurement of each."""
-        size, threads = ctypes.c_int64(STREAM_BYTES), ctypes.c_int(self._threads)
-        self.stream.append(self._call.stream_rate(ctypes.c_void_p(self._memory.data_ptr()), size, threads))
+        self.stream.append(self.read())
         self.products.append(self.multiply())
+
+    def read(self, size: int = STREAM_BYTES) -> float:
+        """Bytes a second, read in order, once: so many for each thread, `STREAM_BYTES` at most."""
+        start, threads = ctypes.c_void_p(self._memory.data_ptr()), ctypes.c_int(self._threads)
+        return self._call.stream_rate(start, ctypes.c_int64(size), threads)
 
     def multiply(self) -> float:
         """Operations a second of bfloat16 products on ``unit``, once."""

@@ -120,9 +120,10 @@ def test_a_step_stays_on_the_device(tmp_path: Path, architecture: str, dtype: to
         memory = KVMemory.allocate(shape.kv_layout(BLOCK_TOKENS, str(dtype).split(".")[-1]), 41, CUDA)
         plan, sequences = _step()
         inputs = pack_step(plan, sequences, BLOCK_TOKENS, CUDA)
-        hidden_TD = decoder.forward(inputs.decoder, memory.layers)
-        logits_RV = decoder.logits(hidden_TD[inputs.logit_rows_R])
-        assert hidden_TD.shape == (31, shape.hidden)
+        hidden_RD = decoder.forward(inputs.decoder, memory.layers)
+        logits_RV = decoder.logits(hidden_RD)
+        assert inputs.decoder.token_ids_T.shape == (31,)
+        assert hidden_RD.shape == (3, shape.hidden)
         assert (logits_RV.shape, logits_RV.dtype, logits_RV.device) == ((3, shape.vocab), dtype, CUDA)
         with pytest.raises(DataDependentOutputException):
             decoder.likeliest(logits_RV)

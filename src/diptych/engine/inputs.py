@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from diptych.domain.errors import Bug
 from diptych.domain.step import Slice, StepPlan
 from diptych.engine.sequences import Sequences, SequenceState
 from diptych.kernels.seam import Span
 from diptych.kernels.upload import upload
-from diptych.models.decoder import DecoderInputs
+from diptych.models.decoder import DecoderInputs, Wanted
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,16 @@ class StepInputs:
     """What the forward pass and the sampler read."""
 
     decoder: DecoderInputs
-    logit_rows_R: Tensor
-    """Packed rows that need logits."""
+    """Wanted are the rows that need logits."""
     samples: tuple[SampleRow, ...]
     prompts: tuple[PromptRows, ...]
 
 
 def pack_step(plan: StepPlan, sequences: Sequences, block_tokens: int, device: torch.device) -> StepInputs:
     """Pack all slices of ``plan``, in their order. Raises `Bug` for a block table that is too short."""
-    spans, rows, first = _spans(plan, block_tokens), _LogitRows(), 0
-    for piece in plan.slices:
-        rows.add(piece, sequences.of(piece), first)
-        first += len(piece.token_ids)
+    spans, rows = _spans(plan, block_tokens), _LogitRows()
+    for piece, span in zip(plan.slices, spans, strict=True):
+        rows.add(piece, sequences.of(piece), span)
     positions = [p for piece in plan.slices for p in range(piece.start, piece.start + len(piece.token_ids))]
     decoder = DecoderInputs(
         token_ids_T=upload([t for piece in plan.slices for t in piece.token_ids], torch.int64, device),
@@ -66,30 +63,40 @@ def pack_step(plan: StepPlan, sequences: Sequences, block_tokens: int, device: t
             [s for piece in plan.slices for s in _slots(piece, block_tokens)], torch.int64, device
         ),
         spans=spans,
+        wanted=None if rows.spans == spans else Wanted(upload(rows.packed, torch.int64, device), rows.spans),
     )
-    logit_rows_R = upload(rows.packed, torch.int64, device)
-    return StepInputs(decoder, logit_rows_R, tuple(rows.samples), tuple(rows.prompts))
+    return StepInputs(decoder, tuple(rows.samples), tuple(rows.prompts))
 
 
 class _LogitRows:
-    """Collects the rows that need logits."""
+    """Collects the rows that need logits: of each slice some neighbours."""
 
     def __init__(self) -> None:
         self.packed: list[int] = []
         self.samples: list[SampleRow] = []
         self.prompts: list[PromptRows] = []
+        self._spans: list[Span] = []
 
-    def add(self, piece: Slice, state: SequenceState, first: int) -> None:
-        """Rows of one slice whose packed rows start at ``first``."""
-        end = piece.start + len(piece.token_ids)
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Those of the rows, packed without the others."""
+        return tuple(self._spans)
+
+    def add(self, piece: Slice, state: SequenceState, span: Span) -> None:
+        """Rows of one slice."""
+        before, count = len(self.packed), 0
         if state.sampling.prompt_logprobs is not None:
-            count = min(end, state.prompt_tokens - 1) - piece.start
-            if count > 0:
-                self.prompts.append(PromptRows(state, len(self.packed), piece.start + 1, count))
-                self.packed.extend(range(first, first + count))
+            count = max(0, min(span.context, state.prompt_tokens - 1) - span.start)
+        if count:
+            self.prompts.append(PromptRows(state, before, piece.start + 1, count))
+            self.packed.extend(range(span.first_row, span.first_row + count))
         if piece.sample:
-            self.samples.append(SampleRow(state, len(self.packed), end - state.prompt_tokens))
-            self.packed.append(first + len(piece.token_ids) - 1)
+            self.samples.append(SampleRow(state, len(self.packed), span.context - state.prompt_tokens))
+            self.packed.append(span.first_row + span.rows - 1)
+        rows = len(self.packed) - before
+        if rows:
+            start = span.start + self.packed[before] - span.first_row
+            self._spans.append(Span(before, rows, start, span.blocks))
 
 
 def _spans(plan: StepPlan, block_tokens: int) -> tuple[Span, ...]:

@@ -33,15 +33,15 @@ class Runner:
         self._memory = memory
 
     def scores(self, inputs: StepInputs) -> Scores:
-        """Those of ``inputs.logit_rows``; the KV of all tokens of the step is stored.
+        """Those of the wanted rows; the KV of all tokens of the step is stored.
 
         Raises:
             SpecError: the model yields numbers that are not finite.
         """
-        hidden_TD = self._decoder.forward(inputs.decoder, self._memory.layers)
-        if not inputs.logit_rows_R.shape[0]:
-            return Scores(hidden_TD.new_empty((0, self._decoder.shape.vocab)), [])
-        return self.judged(self._decoder.logits(hidden_TD[inputs.logit_rows_R]))
+        hidden_RD = self._decoder.forward(inputs.decoder, self._memory.layers)
+        if not hidden_RD.shape[0]:
+            return Scores(hidden_RD.new_empty((0, self._decoder.shape.vocab)), [])
+        return self.judged(self._decoder.logits(hidden_RD))
 
     def judged(self, logits_RV: Tensor) -> Scores:
         """The likeliest of each row. Raises `SpecError` as `scores` does."""

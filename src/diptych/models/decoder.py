@@ -5,7 +5,7 @@ Knows: the order of operations, merged weights. Does not know: what distinguishe
 it), files, requests.
 
 Shapes: T packed tokens, D model width, H query heads, K kv heads, E head width, B blocks, S slots per block,
-V vocabulary, R sampled rows, P positions.
+V vocabulary, R wanted rows, P positions.
 """
 
 from __future__ import annotations
@@ -69,6 +69,16 @@ def outer_tensors(shape: ModelShape) -> TensorShapes:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """The rows of a step whose hidden states are asked for."""
+
+    rows_R: Tensor
+    """In packed order."""
+    spans: tuple[Span, ...]
+    """Theirs, packed without the other rows."""
+
+
+@dataclass(frozen=True)
 class DecoderInputs:
     """The packed tokens of one step."""
 
@@ -77,6 +87,8 @@ class DecoderInputs:
     slots_T: Tensor
     """Where each token's K and V go: block * S + slot."""
     spans: tuple[Span, ...]
+    wanted: Wanted | None = None
+    """None: all rows."""
 
 
 class _View(NamedTuple):
@@ -115,7 +127,8 @@ class Decoder:
         self._tables = {rope: self._table(rope) for rope in dict.fromkeys(it.rope for it in shape.attention)}
 
     def forward(self, inputs: DecoderInputs, planes: Sequence[Planes], plans: Plans | None = None) -> Tensor:
-        """Hidden states of all packed tokens after the final norm, [T, D]; writes their K and V.
+        """Hidden states of the wanted rows after the final norm, [R, D]; writes K and V of all packed tokens.
+        Of the last layer the other rows need no more than that.
 
         ``plans``: of these inputs' spans, one for each of `attention_shapes`; None: they are made here.
         """
@@ -128,7 +141,13 @@ class Decoder:
         ):
             qkv_TN = kernels.linear(normed_TD, layer.qkv)
             q_THE = kernels.place(qkv_TN, layer.head_norms, view.rotation, memory, inputs.slots_T, view.shape)
-            mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, view.plan)
+            plan = view.plan
+            if inputs.wanted is not None and layer is self._layers[-1]:
+                x_TD, q_THE = x_TD[inputs.wanted.rows_R], q_THE[inputs.wanted.rows_R]
+                if not inputs.wanted.spans:
+                    return x_TD
+                plan = kernels.plan_attention(inputs.wanted.spans, view.shape)
+            mixed_THE = kernels.attention(q_THE, memory.k_BKSE, memory.v_BKSE, plan)
             mixed_TD = kernels.linear(mixed_THE.flatten(1), layer.attention_out)
             mixed_TD = self._out(mixed_TD, layer.attention_out_norm_D)
             x_TD, normed_TD = kernels.add_norm(x_TD, mixed_TD, layer.mlp_norm_D, eps)
