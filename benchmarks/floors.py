@@ -66,8 +66,8 @@ def map_flops(tokens: int, heads: int) -> float:
 
 
 def prefill_flops(tokens: int) -> float:
-    """Operations of a whole prompt: maps and attention to what is before for each token, but of the last layer
-    only the first map; what comes after it, and the head, for the last token."""
+    """Operations of a whole prompt: maps and attention to what is before for each token; after the first map
+    of the last layer only for the last token."""
     layer, first = (sum(outputs * width_in for outputs, width_in in maps) for maps in (MAPS, MAPS[:1]))
     maps = 2 * tokens * ((LAYERS - 1) * layer + first) + 2 * (layer - first + HEAD[0] * HEAD[1])
     pairs = (LAYERS - 1) * tokens * (tokens + 1) / 2 + tokens

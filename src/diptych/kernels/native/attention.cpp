@@ -17,7 +17,7 @@
 namespace diptych::attention {
 namespace {
 
-constexpr int kTasksForEach = 4;       // tasks for each thread, so that none waits long for the last one
+constexpr int kTasksForEach = 2;       // of decodes for each thread: few begin with nothing fetched
 constexpr float kLog2E = 1.44269504f;  // weights are powers of two: scores are scaled for them
 
 // A task: some query tiles of a prompt, or a part of a decode and where its sums go.

@@ -181,11 +181,12 @@ void segment(const Job& job, const Span& span, const Part& part, Sums* sums) {
     return Ahead(job, span, part.head + h % part.heads, at, std::min(until, at + kKeys));
   };
   // There is nothing before the first ones in whose time they could be fetched.
-  for (int h = 0; h < kAhead; ++h) fetched(part.from, h).all();
+  const int before = tiles ? kAhead : kAheadOnVectors;
+  for (int h = 0; h < before; ++h) fetched(part.from, h).all();
   for (int at = part.from; at < until; at += kKeys) {
     for (int h = 0; h < part.heads; ++h) {
       const int head = part.head + h;
-      Ahead ahead = fetched(at, h + kAhead);
+      Ahead ahead = fetched(at, h + before);
       const Tile& tile = room.tiles[h];
       if (!tile.sees(job, at)) continue;
       (tiles ? add_on_tiles : add_on_vectors)(job, span, head, at, until, tile, sums[h], room, ahead);
