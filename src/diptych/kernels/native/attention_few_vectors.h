@@ -16,7 +16,7 @@ namespace diptych::attention {
 
 constexpr int kKeysTogether = 8;   // of scores that are summed side by side: as many as a vector of 256 bits holds
 constexpr int kSumsTogether = 16;  // of values: of 32 registers, the others hold what is multiplied
-constexpr int kAheadOnVectors = 1;
+constexpr int kAheadOnVectors = 1;  // so many times 64 positions of one head; `kAhead` is for tiles and prompts
 // Fetched ahead, as evenly as the work goes on: the more at once, the longer what is multiplied next waits behind them.
 constexpr int kLinesOfScores = 4;  // for 16 elements of eight keys
 constexpr int kLinesOfValues = 2;  // for 32 elements of two positions
